@@ -1,0 +1,150 @@
+#pragma once
+
+#include <sshpool/error.hpp>
+
+#include <chrono>
+#include <cstddef>
+#include <functional>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace sshpool {
+
+enum class output_stream { out, err };
+
+namespace detail {
+
+inline void refuse_nul(std::string_view text, const char* what) {
+    if (text.find('\0') != std::string_view::npos) throw std::invalid_argument(std::string{what} + " holds a NUL byte: sshd would cut the connection");
+}
+
+/// Quotes one word for a POSIX shell: what is plainly harmless stays as it is.
+inline void append_quoted(std::string& line, std::string_view word) {
+    constexpr std::string_view plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+./:,@%";
+    if (!line.empty()) line += ' ';
+    if (!word.empty() && word.find_first_not_of(plain) == std::string_view::npos) {
+        line += word;
+        return;
+    }
+    line += '\'';
+    for (const char c : word) {
+        if (c == '\'') {
+            line += "'\\''";
+        } else {
+            line += c;
+        }
+    }
+    line += '\'';
+}
+
+}  // namespace detail
+
+/// What to run on the other side, and how. A value; the setters return the command itself, for chaining.
+///
+/// Throws `std::invalid_argument` for a NUL byte in the line, in a word or in an environment variable.
+class command {
+public:
+    /// As `ssh host 'line'`: the remote user's login shell reads it.
+    command(const char* shell_line) : command(std::string{shell_line}) {}
+    command(std::string_view shell_line) : command(std::string{shell_line}) {}
+    command(std::string shell_line) : line_(std::move(shell_line)) { detail::refuse_nul(line_, "the command"); }
+
+    /// The words reach the program as they are: each is quoted for the POSIX login shell that reads the line.
+    /// The first word must not be empty and is never taken as an assignment or a keyword.
+    template <class... Words>
+    static command argv(Words&&... words) {
+        std::string line;
+        (add_word(line, std::string_view{words}), ...);
+        return from_words(std::move(line));
+    }
+    static command argv(std::vector<std::string> words) {
+        std::string line;
+        for (const auto& word : words) add_word(line, word);
+        return from_words(std::move(line));
+    }
+
+    /// Bytes for the command's standard input, followed by EOF. Without it the command sees EOF at once.
+    command& input(std::string bytes) {
+        input_ = std::move(bytes);
+        return *this;
+    }
+    /// An `env` request before the command; a server that refuses it (sshd's AcceptEnv) gives `errc::env_refused`.
+    command& env(std::string name, std::string value) {
+        detail::refuse_nul(name, "an environment variable's name");
+        detail::refuse_nul(value, "an environment variable's value");
+        if (name.empty() || name.find('=') != std::string::npos) throw std::invalid_argument("an environment variable's name must not be empty or hold '='");
+        env_.emplace_back(std::move(name), std::move(value));
+        return *this;
+    }
+    /// Counts from having the connection; `errc::command_timeout` after it. None by default.
+    command& timeout(std::chrono::milliseconds after) {
+        if (after <= std::chrono::milliseconds::zero()) throw std::invalid_argument("a command's timeout must be positive");
+        timeout_ = after;
+        return *this;
+    }
+    /// Bytes of output per stream, 16 MiB by default; past it the channel is closed and the result is `errc::output_limit`.
+    command& max_output(std::size_t bytes) {
+        max_output_ = bytes;
+        return *this;
+    }
+    /// Gets the output as it arrives instead of it being collected: on the caller's executor, one call at a time. The server may
+    /// send more only as calls return. `max_output` then applies only if it was set.
+    command& on_output(std::function<void(output_stream, std::string_view)> sink) {
+        sink_ = std::move(sink);
+        return *this;
+    }
+
+    const std::string& line() const noexcept { return line_; }
+    const std::string& input() const noexcept { return input_; }
+    const std::vector<std::pair<std::string, std::string>>& env() const noexcept { return env_; }
+    std::optional<std::chrono::milliseconds> timeout() const noexcept { return timeout_; }
+    std::optional<std::size_t> output_limit() const noexcept {
+        if (max_output_ || sink_) return max_output_;
+        return default_max_output;
+    }
+    const std::function<void(output_stream, std::string_view)>& on_output() const noexcept { return sink_; }
+
+    static constexpr std::size_t default_max_output = std::size_t{16} << 20;
+    static constexpr std::size_t longest_line = std::size_t{32} << 10;
+
+private:
+    static void add_word(std::string& line, std::string_view word) {
+        detail::refuse_nul(word, "a word of the command");
+        if (line.empty()) {
+            if (word.empty()) throw std::invalid_argument("a command's first word must not be empty");
+            detail::append_quoted(line, word);
+            if (line.front() != '\'') line = "'" + line + "'";  // a shell takes `if` or an alias for itself only when unquoted
+            return;
+        }
+        detail::append_quoted(line, word);
+    }
+    static command from_words(std::string line) {
+        if (line.empty()) throw std::invalid_argument("a command needs at least one word");
+        return command{std::move(line)};
+    }
+
+    std::string line_;
+    std::string input_;
+    std::vector<std::pair<std::string, std::string>> env_;
+    std::optional<std::chrono::milliseconds> timeout_;
+    std::optional<std::size_t> max_output_;
+    std::function<void(output_stream, std::string_view)> sink_;
+};
+
+/// What a command gave back.
+struct command_result {
+    std::optional<int>
+        exit_status;  ///< empty when a signal ended it. libssh2 ≤ 1.11.1 cannot tell an orderly close without a status from 0; after a loss there is never one
+    std::string exit_signal;  ///< "TERM", "KILL", …; empty when it ended by itself
+    std::string out;
+    std::string err;
+    std::chrono::nanoseconds elapsed{};  ///< from having the connection to the end of the command
+
+    bool ok() const noexcept { return exit_status == 0; }
+};
+
+}  // namespace sshpool
