@@ -190,6 +190,8 @@ public:
 
     explicit operator bool() const noexcept { return static_cast<bool>(code); }
     friend bool operator==(const error_info&, const error_info&) = default;
+    friend bool operator==(const error_info& info, errc e) noexcept { return info.code == e; }
+    friend bool operator==(const error_info& info, command_fate f) noexcept { return info.code == f; }
 };
 
 /// What the blocking face throws: `what()` is the sentence of the `error_info`.

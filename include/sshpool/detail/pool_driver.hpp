@@ -1,0 +1,437 @@
+#pragma once
+
+#include <sshpool/detail/context_guard.hpp>
+#include <sshpool/detail/event_queue.hpp>
+#include <sshpool/detail/pool_core.hpp>
+#include <sshpool/detail/waiter.hpp>
+#include <sshpool/lease.hpp>
+#include <sshpool/pool_params.hpp>
+#include <sshpool/pool_stats.hpp>
+#include <sshpool/transport.hpp>
+
+#include <asio/any_io_executor.hpp>
+#include <asio/basic_waitable_timer.hpp>
+#include <asio/bind_executor.hpp>
+#include <asio/dispatch.hpp>
+#include <asio/executor_work_guard.hpp>
+#include <asio/post.hpp>
+#include <asio/strand.hpp>
+
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <random>
+#include <string>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+namespace sshpool::detail {
+
+/// Carries out what pool_core decides: one strand, one timer, the connections. Decides nothing itself.
+///
+/// The core is stepped on the strand, or, for the calls that must take effect before they return, on the caller's thread. A mutex
+/// is held for one step. Actions go into one list in the order of the steps and are carried out on the strand only.
+template <class Transport, class Clock>
+class pool_driver final : public lease_owner, public std::enable_shared_from_this<pool_driver<Transport, Clock>> {
+public:
+    using factory = std::function<Transport(asio::any_io_executor)>;
+    using strand_type = asio::strand<asio::any_io_executor>;
+    using lease_type = lease<Transport>;
+    using waiter_pointer = std::shared_ptr<waiter<Transport>>;
+
+    static std::shared_ptr<pool_driver> make(asio::any_io_executor executor, pool_params params, factory make_transport) {
+        validate(params);
+        auto driver = std::shared_ptr<pool_driver>(new pool_driver{std::move(executor), std::move(params), std::move(make_transport)});
+        driver->guard_.emplace(asio::query(driver->executor_, asio::execution::context), [weak = driver->weak_from_this()] {
+            if (const auto self = weak.lock()) self->let_go();
+        });
+        return driver;
+    }
+
+    const asio::any_io_executor& executor() const noexcept { return executor_; }
+    const pool_params& params() const noexcept { return params_; }
+    instant now() const { return std::chrono::duration_cast<instant>(Clock::now().time_since_epoch()); }
+
+    // Callers: any thread -----------------------------------------------------------------------------------------------------
+
+    /// Queues the caller, or answers it at once.
+    void ask(waiter_pointer asked) {
+        asked->deadline = asked->deadline != instant{} ? asked->deadline : now() + params_.acquire_timeout;
+        on_strand([self = this->shared_from_this(), asked = std::move(asked)]() mutable { self->queue(std::move(asked)); });
+    }
+    /// Takes the question back. The answer is then `errc::cancelled`, unless another one came first.
+    void cancel(std::weak_ptr<waiter<Transport>> asked) {
+        on_strand([self = this->shared_from_this(), asked = std::move(asked)] {
+            const auto found = asked.lock();
+            if (found == nullptr) return;
+            found->cancelled = true;
+            if (found->id != 0) self->step([&](pool_core& core, instant at, actions& out) { core.cancelled(at, found->id, out); });
+        });
+    }
+    /// Lends what can be lent at this moment.
+    std::optional<lease_type> try_lend(const target& to, std::source_location caller) {
+        actions out;
+        std::optional<lease_type> result;
+        {
+            const std::lock_guard lock{mutex_};
+            const auto at = now();
+            const auto id = ++last_waiter_;
+            core_.acquire(at, id, to, at, asking::now_or_never, caller, out);
+            for (auto& a : out) {
+                if (const auto* granted = std::get_if<act::grant>(&a); granted != nullptr && granted->waiter == id) {
+                    result = make_lease(*granted);
+                } else if (const auto* failed = std::get_if<act::fail>(&a); failed == nullptr || failed->waiter != id) {
+                    pending_.push_back(std::move(a));
+                }
+            }
+        }
+        settle_later();
+        return result;
+    }
+    /// Steps the core now: the effect is there before this returns, what follows from it is carried out on the strand.
+    template <class Step>
+    void step_now(Step&& step) {
+        {
+            const std::lock_guard lock{mutex_};
+            std::forward<Step>(step)(core_, now(), pending_);
+        }
+        settle_later();
+    }
+    /// Reads the core.
+    template <class Read>
+    auto read(Read&& read) const {
+        const std::lock_guard lock{mutex_};
+        return std::forward<Read>(read)(core_);
+    }
+
+    /// Refuses new callers, closes what is idle, waits for what is lent; `done` runs on the strand when nothing is left.
+    void shut_down(std::function<void()> done) {
+        on_strand([self = this->shared_from_this(), done = std::move(done)]() mutable {
+            self->when_drained_.push_back(std::move(done));
+            self->step([](pool_core& core, instant at, actions& out) { core.shut_down(at, out); });
+            if (self->drained_) self->tell_drained();
+        });
+    }
+    void force() {
+        on_strand([self = this->shared_from_this()] { self->step([](pool_core& core, instant at, actions& out) { core.force(at, out); }); });
+    }
+    /// The pool object is gone: its leases are dead, its callers get `errc::pool_closed`, its connections close.
+    void abandon() noexcept {
+        open_ = false;
+        try {
+            on_strand([self = this->shared_from_this()] {
+                self->step([](pool_core& core, instant at, actions& out) {
+                    core.shut_down(at, out);
+                    core.force(at, out);
+                });
+            });
+        } catch (...) {  // out of memory: the connections close with the execution context
+        }
+    }
+
+    /// Runs `f` on the strand, never inside this call; does nothing when the execution context is gone.
+    template <class F>
+    void on_strand(F f) {
+        guard_->with_context([&] { asio::post(*strand_, std::move(f)); });
+    }
+
+    // lease_owner: any thread -------------------------------------------------------------------------------------------------
+
+    void give_back(lease_share* share) noexcept override {
+        const auto self = std::move(share->owner);  // the object is in the list until the strand has seen it
+        returned_.push(share);
+        try {
+            on_strand([self = this->shared_from_this()] { self->collect(); });
+        } catch (...) {  // out of memory: it is collected with the next one
+        }
+        if (!guard_->is_alive()) returned_.clear();
+    }
+    void discard(std::uint64_t connection) noexcept override {
+        try {
+            step_now([&](pool_core& core, instant at, actions& out) { core.discarded(at, connection, out); });
+        } catch (...) {  // out of memory: the connection's own failures still take it out of the pool
+        }
+    }
+    bool is_open() const noexcept override { return open_ && guard_->is_alive(); }
+    connection_info info(std::uint64_t connection) const override {
+        return read([&](const pool_core& core) { return core.info(connection).value_or(connection_info{}); });
+    }
+
+private:
+    using timer_type = asio::basic_waitable_timer<Clock, asio::wait_traits<Clock>, asio::any_io_executor>;
+
+    pool_driver(asio::any_io_executor executor, pool_params params, factory make_transport)
+        : executor_(std::move(executor)),
+          params_(std::move(params)),
+          make_transport_(std::move(make_transport)),
+          strand_(asio::make_strand(executor_)),
+          timer_(std::in_place, executor_),
+          events_(executor_, params_.on_event),
+          core_(params_, std::random_device{}()) {}
+
+    // The strand --------------------------------------------------------------------------------------------------------------
+
+    void queue(waiter_pointer asked) {
+        if (asked->cancelled)
+            return answer(*asked, error_info{make_error(errc::cancelled), asked->where.key(), "waiting", "cancelled before a connection was asked for"}, {});
+        auto& w = *asked;
+        step([&](pool_core& core, instant at, actions& out) {
+            w.id = ++last_waiter_;
+            core.acquire(at, w.id, w.where, w.deadline, w.mode, w.caller, out);
+            waiters_.emplace(w.id, std::move(asked));
+        });
+    }
+
+    template <class Step>
+    void step(Step&& step) {
+        {
+            const std::lock_guard lock{mutex_};
+            std::forward<Step>(step)(core_, now(), pending_);
+        }
+        settle();
+    }
+
+    /// Carries out what the steps have asked for, in their order, until nothing is left.
+    void settle() {
+        if (settling_) return;  // an action led here: the loop below goes on with what it asked for
+        settling_ = true;
+        const auto stop = std::unique_ptr<bool, void (*)(bool*)>(&settling_, [](bool* flag) { *flag = false; });
+        actions batch;
+        std::swap(batch, spare_batch_);
+        std::optional<instant> next;
+        bool empty = false;
+        for (;;) {
+            batch.clear();
+            {
+                const std::lock_guard lock{mutex_};
+                if (pending_.empty()) {
+                    next = core_.next_deadline();
+                    empty = core_.empty();
+                    break;
+                }
+                std::swap(batch, pending_);
+            }
+            for (auto& a : batch) std::visit([this](auto& what) { perform(what); }, a);
+        }
+        std::swap(batch, spare_batch_);
+        arm(next);
+        if (empty) {
+            work_.reset();
+        } else if (!work_) {
+            work_.emplace(executor_);
+        }
+    }
+    /// Has the strand carry out what a step on another thread has asked for.
+    void settle_later() {
+        on_strand([self = this->shared_from_this()] { self->settle(); });
+    }
+
+    void arm(std::optional<instant> next) {
+        if (!timer_) return;
+        if (!next) {
+            if (armed_) timer_->cancel();
+            armed_.reset();
+            return;
+        }
+        if (armed_ && *armed_ <= *next) return;  // it fires earlier, and looks again then
+        armed_ = next;
+        timer_->expires_at(typename Clock::time_point{std::chrono::duration_cast<typename Clock::duration>(*next)});
+        timer_->async_wait(asio::bind_executor(*strand_, [self = this->shared_from_this(), at = *next](std::error_code ec) {
+            if (ec || self->armed_ != at) return;
+            self->armed_.reset();
+            self->step([](pool_core& core, instant when, actions& out) { core.advance(when, out); });
+        }));
+    }
+
+    void collect() {
+        if (returned_.empty()) return;  // a batch
+        step([&](pool_core& core, instant at, actions& out) {
+            returned_.take([&](const lease_share& share) {
+                const auto found = connections_.find(share.connection);
+                core.released(at, share.connection, share.lease, found != connections_.end() ? heard_by(found->second) : instant{}, out);
+            });
+        });
+    }
+
+    void answer(waiter<Transport>& asked, error_info error, lease_type granted) {
+        asked.answered = true;
+        asked.answer(std::move(error), std::move(granted));
+    }
+    waiter_pointer take_waiter(waiter_id id) {
+        auto node = waiters_.extract(id);
+        return node.empty() ? nullptr : std::move(node.mapped());
+    }
+
+    static instant heard_by(const Transport& t) { return std::chrono::duration_cast<instant>(t.last_heard().time_since_epoch()); }
+
+    lease_type make_lease(const act::grant& granted) {
+        const auto found = connections_.find(granted.connection);
+        auto share = lease_share::make(this->shared_from_this(), granted.connection, granted.lease);
+        return lease_type{found->second.lend(share), std::move(share)};
+    }
+
+    // Actions -----------------------------------------------------------------------------------------------------------------
+
+    void perform(act::open& what) {
+        const auto id = what.connection;
+        auto transport = make_transport_(executor_);
+        open_request<Transport> request{std::move(what.to), params_.connect_timeout, params_.spare_channels, params_.reap_grace, std::nullopt, observe(id)};
+        {
+            const std::lock_guard lock{mutex_};
+            if (what.via != 0) {
+                if (const auto jump = connections_.find(what.via); jump != connections_.end()) request.via = jump->second;
+            }
+            connections_.emplace(id, transport);
+        }
+        transport.open(std::move(request), event<open_report>([id](pool_driver& self, const open_report& report) {
+                           if (report.error) self.forget(id);
+                           self.step([&](pool_core& core, instant at, actions& out) {
+                               if (report.error) return core.open_failed(at, id, report.error, report.phases, out);
+                               core.opened(at, id, report.phases, out);
+                           });
+                       }));
+    }
+    void perform(act::grant& what) {
+        auto asked = take_waiter(what.waiter);
+        bool usable = false;
+        lease_type granted;
+        {
+            const std::lock_guard lock{mutex_};
+            usable = connections_.at(what.connection).is_usable();
+            granted = make_lease(what);
+        }
+        if (asked == nullptr) return;  // cannot be: every waiter is answered once. The lease goes back
+        if (usable) return answer(*asked, {}, std::move(granted));
+        // It died since the core was last told. The caller keeps its place: ids order the queue.
+        granted.release();
+        step([&](pool_core& core, instant at, actions& out) {
+            core.lost(at, what.connection,
+                      error_info{make_error(errc::connection_lost), asked->where.key(), "waiting", "the connection was found dead when it was to be lent"},
+                      out);
+            core.acquire(at, asked->id, asked->where, asked->deadline, asked->mode, asked->caller, out);
+            waiters_.emplace(asked->id, std::move(asked));
+        });
+    }
+    void perform(act::fail& what) {
+        if (const auto asked = take_waiter(what.waiter)) answer(*asked, std::move(what.error), {});
+    }
+    void perform(act::probe& what) {
+        const auto id = what.connection;
+        if (auto transport = find(id)) {
+            transport->probe(params_.probe_timeout, event<error_info>([id](pool_driver& self, const error_info& error) {
+                                 const auto probed = self.find(id);
+                                 if (!probed) return;
+                                 self.step([&](pool_core& core, instant at, actions& out) { core.probed(at, id, error, heard_by(*probed), out); });
+                             }));
+        }
+    }
+    void perform(act::close& what) {
+        const auto id = what.connection;
+        auto transport = find(id);
+        if (!transport) {  // its open failed at the same moment
+            return step([id](pool_core& core, instant at, actions& out) { core.closed(at, id, out); });
+        }
+        // Keeps the driver until everything has closed: the pool object may be gone by then.
+        transport->close([self = this->shared_from_this(), id] {
+            self->on_strand([self, id] {
+                self->forget(id);
+                self->step([id](pool_core& core, instant at, actions& out) { core.closed(at, id, out); });
+            });
+        });
+    }
+    void perform(act::announce& what) { events_.push(std::move(what.event)); }
+    void perform(act::drained&) {
+        drained_ = true;
+        tell_drained();
+    }
+
+    void tell_drained() {
+        for (auto& done : std::exchange(when_drained_, {})) done();
+    }
+
+    std::optional<Transport> find(connection_id id) const {
+        const std::lock_guard lock{mutex_};
+        const auto found = connections_.find(id);
+        return found != connections_.end() ? std::optional<Transport>{found->second} : std::nullopt;
+    }
+    void forget(connection_id id) {
+        std::optional<Transport> last;  // goes after the mutex
+        const std::lock_guard lock{mutex_};
+        if (const auto found = connections_.find(id); found != connections_.end()) {
+            last.emplace(std::move(found->second));
+            connections_.erase(found);
+        }
+    }
+
+    // What transports tell: from any thread, so it becomes an event on the strand. They do not keep the driver.
+    template <class Argument, class Handle>
+    std::function<void(Argument)> event(Handle handle) {
+        return [weak = this->weak_from_this(), handle](Argument argument) {
+            if (const auto self = weak.lock()) self->on_strand([self, handle, argument = std::move(argument)] { handle(*self, argument); });
+        };
+    }
+    connection_observer observe(connection_id id) {
+        return {
+            event<error_info>([id](pool_driver& self, const error_info& error) {
+                self.step([&](pool_core& core, instant at, actions& out) { core.lost(at, id, error, out); });
+            }),
+            event<std::size_t>([id](pool_driver& self, std::size_t leases) {
+                self.step([&](pool_core& core, instant at, actions& out) { core.capacity(at, id, leases, out); });
+            }),
+            [weak = this->weak_from_this()](std::chrono::nanoseconds took) {
+                const auto self = weak.lock();
+                if (self == nullptr) return;
+                const std::lock_guard lock{self->mutex_};
+                self->core_.channel_opened(took);
+            },
+        };
+    }
+
+    /// The execution context is going: whatever belongs to it must go first.
+    void let_go() {
+        open_ = false;
+        waiters_.clear();
+        when_drained_.clear();
+        {
+            std::unordered_map<connection_id, Transport> last;
+            const std::lock_guard lock{mutex_};
+            last.swap(connections_);
+        }
+        returned_.clear();
+        work_.reset();
+        timer_.reset();
+        events_.let_go();
+        strand_.reset();
+        executor_ = {};
+    }
+
+    asio::any_io_executor executor_;
+    const pool_params params_;
+    const factory make_transport_;
+    std::optional<context_guard> guard_;
+    std::optional<strand_type> strand_;
+    std::optional<timer_type> timer_;
+    std::optional<instant> armed_;
+    std::optional<asio::executor_work_guard<asio::any_io_executor>> work_;  // open connections are outstanding work
+    event_queue events_;
+    std::atomic<bool> open_{true};
+
+    mutable std::mutex mutex_;  // for one step of the core; never across I/O or user code
+    pool_core core_;
+    actions pending_;
+    std::unordered_map<connection_id, Transport> connections_;  // changed on the strand, under the mutex
+    waiter_id last_waiter_ = 0;
+
+    returned_leases returned_;
+
+    // Touched on the strand only
+    actions spare_batch_;
+    bool settling_ = false;
+    std::unordered_map<waiter_id, waiter_pointer> waiters_;
+    std::vector<std::function<void()>> when_drained_;
+    bool drained_ = false;
+};
+
+}  // namespace sshpool::detail

@@ -1,0 +1,59 @@
+#pragma once
+
+#include <sshpool/detail/waiter.hpp>
+
+#include <asio/any_io_executor.hpp>
+#include <asio/basic_waitable_timer.hpp>
+#include <asio/bind_executor.hpp>
+
+#include <chrono>
+#include <memory>
+#include <utility>
+
+namespace sshpool::detail {
+
+/// `async_shutdown`: drains, forces after the grace time, completes when nothing is left. Cancelling it ends the wait only.
+template <class Driver, class Clock, class Handler>
+class shutdown_op : public std::enable_shared_from_this<shutdown_op<Driver, Clock, Handler>> {
+public:
+    static void start(const std::shared_ptr<Driver>& driver, Handler handler, std::chrono::milliseconds grace) {
+        const auto op = std::make_shared<shutdown_op>(driver, std::move(handler));
+        on_cancellation(op->handler_, [driver = std::weak_ptr{driver}, weak = std::weak_ptr{op}] {
+            if (const auto d = driver.lock())
+                d->on_strand([weak] {
+                    if (const auto self = weak.lock()) self->finish(make_error(errc::cancelled));
+                });
+        });
+        op->grace_.expires_after(grace);
+        op->grace_.async_wait([op](std::error_code ec) {
+            if (!ec) op->driver_->force();
+        });
+        driver->shut_down([op] { op->finish({}); });
+    }
+
+    shutdown_op(std::shared_ptr<Driver> driver, Handler handler)
+        : driver_(std::move(driver)),
+          handler_(std::move(handler)),
+          work_(asio::get_associated_executor(handler_, driver_->executor())),
+          grace_(driver_->executor()) {}
+
+private:
+    void finish(std::error_code ec) {  // on the strand
+        if (finished_) return;
+        finished_ = true;
+        if (!ec) grace_.cancel();
+        const auto executor = work_.get_executor();
+        asio::post(asio::bind_executor(executor, [work = std::move(work_), handler = std::move(handler_), ec]() mutable {
+            work.reset();
+            std::move(handler)(ec);
+        }));
+    }
+
+    std::shared_ptr<Driver> driver_;
+    Handler handler_;
+    asio::executor_work_guard<asio::associated_executor_t<Handler, asio::any_io_executor>> work_;
+    asio::basic_waitable_timer<Clock, asio::wait_traits<Clock>, asio::any_io_executor> grace_;
+    bool finished_ = false;
+};
+
+}  // namespace sshpool::detail

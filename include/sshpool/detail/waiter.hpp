@@ -1,0 +1,62 @@
+#pragma once
+
+#include <sshpool/detail/pool_actions.hpp>
+#include <sshpool/lease.hpp>
+
+#include <asio/associated_allocator.hpp>
+#include <asio/associated_cancellation_slot.hpp>
+#include <asio/associated_executor.hpp>
+#include <asio/executor_work_guard.hpp>
+#include <asio/post.hpp>
+
+#include <memory>
+#include <optional>
+#include <source_location>
+#include <system_error>
+#include <utility>
+
+namespace sshpool::detail {
+
+/// A caller of the pool, from its question to its answer. The driver keeps it while it is queued, so that it goes with the
+/// execution context when nobody answers any more.
+template <class Transport>
+struct waiter {
+    explicit waiter(target to, asking how, std::source_location from) : where(std::move(to)), mode(how), caller(from) {}
+    waiter(const waiter&) = delete;
+    waiter& operator=(const waiter&) = delete;
+    virtual ~waiter() = default;
+
+    /// Hands the answer over: called once, on the pool's strand; must not run user code.
+    virtual void answer(error_info error, lease<Transport> granted) = 0;
+
+    target where;
+    asking mode;
+    std::source_location caller;
+    waiter_id id = 0;        // given when it is queued
+    instant deadline{};      // absolute; set when it is asked
+    bool cancelled = false;  // by a cancellation that came before it was queued
+    bool answered = false;
+};
+
+/// Forwards a caller's cancellation to `cancel`, as an event: whatever type it has, it means the whole operation.
+template <class Handler, class Cancel>
+void on_cancellation(const Handler& handler, Cancel cancel) {
+    auto slot = asio::get_associated_cancellation_slot(handler);
+    if (slot.is_connected()) slot.assign([cancel = std::move(cancel)](asio::cancellation_type) { cancel(); });
+}
+
+/// Completes `handler` on its executor with `(error, result)`, after everything the operation held was freed.
+template <class Handler, class Executor, class Result>
+void complete(asio::executor_work_guard<Executor> work, Handler handler, error_info* details, error_info error, Result result) {
+    const auto executor = work.get_executor();
+    const auto allocator = asio::get_associated_allocator(handler);
+    auto last = [work = std::move(work), handler = std::move(handler), details, error = std::move(error), result = std::move(result)]() mutable {
+        work.reset();
+        const auto ec = error.code;
+        if (details != nullptr && ec) *details = std::move(error);
+        std::move(handler)(ec, std::move(result));
+    };
+    asio::post(asio::bind_executor(executor, asio::bind_allocator(allocator, std::move(last))));
+}
+
+}  // namespace sshpool::detail

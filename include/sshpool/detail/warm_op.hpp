@@ -1,0 +1,86 @@
+#pragma once
+
+#include <sshpool/detail/waiter.hpp>
+#include <sshpool/warm_report.hpp>
+
+#include <asio/any_io_executor.hpp>
+
+#include <memory>
+#include <source_location>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+namespace sshpool::detail {
+
+/// `async_warm`: asks for a connection to every target, a bounded number at once, and gives each back as it comes.
+template <class Transport, class Driver, class Handler>
+class warm_op : public std::enable_shared_from_this<warm_op<Transport, Driver, Handler>> {
+public:
+    static void start(const std::shared_ptr<Driver>& driver, Handler handler, std::vector<target> targets, std::source_location caller) {
+        const auto op = std::make_shared<warm_op>(driver, std::move(handler), std::move(targets), caller);
+        on_cancellation(op->handler_, [driver = std::weak_ptr{driver}, weak = std::weak_ptr{op}] {
+            if (const auto d = driver.lock())
+                d->on_strand([weak] {
+                    if (const auto self = weak.lock()) self->cancel();
+                });
+        });
+        driver->on_strand([op] { op->go_on(); });
+    }
+
+    warm_op(std::shared_ptr<Driver> driver, Handler handler, std::vector<target> targets, std::source_location caller)
+        : driver_(std::move(driver)),
+          handler_(std::move(handler)),
+          work_(asio::get_associated_executor(handler_, driver_->executor())),
+          targets_(std::move(targets)),
+          caller_(caller) {}
+
+private:
+    struct question final : waiter<Transport> {
+        question(std::shared_ptr<warm_op> warm, target to) : waiter<Transport>(std::move(to), asking::by_policy, warm->caller_), op(std::move(warm)) {}
+        void answer(error_info error, lease<Transport> granted) override {
+            granted.release();
+            std::exchange(op, nullptr)->answered(*this, std::move(error));
+        }
+        std::shared_ptr<warm_op> op;
+    };
+
+    // All on the strand.
+    void go_on() {
+        while (!cancelled_ && next_ < targets_.size() && asked_.size() < driver_->params().max_handshakes) {
+            auto asked = std::make_shared<question>(this->shared_from_this(), targets_[next_++]);
+            asked_.emplace(asked.get(), asked);
+            driver_->ask(std::move(asked));
+        }
+        if (!asked_.empty() || handed_over_) return;
+        handed_over_ = true;
+        complete(std::move(work_), std::move(handler_), nullptr,
+                 cancelled_ ? error_info{make_error(errc::cancelled), {}, "waiting", "cancelled"} : error_info{}, std::move(report_));
+    }
+    void answered(const question& asked, error_info error) {
+        asked_.erase(&asked);
+        if (error) {
+            report_.failed.push_back({asked.where.key(), std::move(error)});
+        } else {
+            ++report_.connected;
+        }
+        go_on();
+    }
+    void cancel() {
+        cancelled_ = true;
+        for (const auto& [key, asked] : asked_) driver_->cancel(asked);
+    }
+
+    std::shared_ptr<Driver> driver_;
+    Handler handler_;
+    asio::executor_work_guard<asio::associated_executor_t<Handler, asio::any_io_executor>> work_;
+    std::vector<target> targets_;
+    std::source_location caller_;
+    std::size_t next_ = 0;
+    std::unordered_map<const question*, std::weak_ptr<waiter<Transport>>> asked_;
+    warm_report report_;
+    bool cancelled_ = false;
+    bool handed_over_ = false;
+};
+
+}  // namespace sshpool::detail

@@ -1,0 +1,188 @@
+#pragma once
+
+#include <sshpool/command.hpp>
+#include <sshpool/detail/pool_driver.hpp>
+#include <sshpool/detail/pool_run_op.hpp>
+#include <sshpool/detail/shutdown_op.hpp>
+#include <sshpool/detail/warm_op.hpp>
+#include <sshpool/lease.hpp>
+#include <sshpool/libssh2_transport.hpp>
+#include <sshpool/warm_report.hpp>
+
+#include <asio/async_result.hpp>
+
+#include <functional>
+#include <iterator>
+#include <memory>
+#include <optional>
+#include <source_location>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace sshpool {
+
+/// A pool of SSH connections: lends connections to callers, opens them, keeps them healthy, closes them.
+///
+/// Two callers share a connection only if user, host, port, identity, host-key policy and jump chain are all equal.
+///
+/// **Threads**: every member may be called from any thread. No user code runs inside the pool: handlers complete on their
+/// associated executor, events are told on a strand of their own.
+/// **Lifetime**: going away without `async_shutdown` is safe: callers that wait get `errc::pool_closed`, leases die, connections
+/// close. So is the execution context going first. Open connections are outstanding work.
+/// **Executor**: the one given to the constructor; also the fallback for handlers that have none.
+/// **Cancellation**: every operation takes terminal, partial and total cancellation, all with the guarantee of total: what was
+/// cancelled completes with `errc::cancelled` (`asio::error::operation_aborted`) and nothing is lost. A connect that is under
+/// way goes on and serves others.
+/// **Arguments** are copied when a function is called; an `error_info&` must live until its operation has completed.
+template <transport Transport = libssh2_transport, class Clock = std::chrono::steady_clock>
+class ssh_pool {
+    using driver_type = detail::pool_driver<Transport, Clock>;
+
+public:
+    using executor_type = asio::any_io_executor;
+    using transport_type = Transport;
+    using lease_type = lease<Transport>;
+    using transport_factory = std::function<Transport(asio::any_io_executor)>;
+
+    /// Throws `std::invalid_argument` that names the field of `params` that cannot be.
+    explicit ssh_pool(
+        asio::any_io_executor executor, pool_params params = {}, transport_factory factory = [](asio::any_io_executor ex) { return Transport{std::move(ex)}; })
+        : driver_(driver_type::make(std::move(executor), std::move(params), std::move(factory))) {}
+    ssh_pool(ssh_pool&&) noexcept = default;
+    ssh_pool& operator=(ssh_pool&& other) noexcept {
+        if (this != &other) {
+            if (driver_ != nullptr) driver_->abandon();
+            driver_ = std::move(other.driver_);
+        }
+        return *this;
+    }
+    ssh_pool(const ssh_pool&) = delete;
+    ssh_pool& operator=(const ssh_pool&) = delete;
+    ~ssh_pool() {
+        if (driver_ != nullptr) driver_->abandon();
+    }
+
+    executor_type get_executor() const noexcept { return driver_->executor(); }
+
+    /// Lends a connection to the caller.
+    ///
+    /// A free slot is lent at once. Otherwise callers queue, first come first served, while the pool opens connections up to
+    /// `pool_params::max_connections`. A connection silent for longer than `health_check_interval` is probed first.
+    ///
+    /// Completes with `void(std::error_code, lease<Transport>)`; the lease is empty exactly when there is an error:
+    ///  - `errc::acquire_timeout`: `acquire_timeout` passed first; the text names what it waited for
+    ///  - `errc::pool_closed`: the pool was shut down before or during the wait
+    ///  - `errc::pool_exhausted`: the pool is full and `when_full` is `fail`, or the target's jump chain is longer than `max_connections`
+    ///  - `errc::resolve_failed`, `connect_failed`, `connect_timeout`, `server_busy`, `handshake_failed`, `host_key_unknown`,
+    ///    `host_key_mismatch`, `auth_failed`, `key_unusable`, `jump_failed`, `protocol_error`: the connect failed
+    ///  - `errc::cancelled`: this call was cancelled; the pool is unchanged
+    template <class Token>
+    auto async_get_connection(const target& where, Token&& token, std::source_location caller = std::source_location::current()) {
+        return get_connection(where, nullptr, std::forward<Token>(token), caller);
+    }
+    /// The same; on failure `details` holds what people need to know.
+    template <class Token>
+    auto async_get_connection(const target& where, error_info& details, Token&& token, std::source_location caller = std::source_location::current()) {
+        return get_connection(where, &details, std::forward<Token>(token), caller);
+    }
+
+    /// Gets a connection, runs the command on it, gives it back.
+    ///
+    /// Tries again on another connection only when this one was lost before the command can have started, at most twice, and
+    /// not past `acquire_timeout`. The command's own timeout counts from having the connection.
+    ///
+    /// Completes with `void(std::error_code, command_result)`: the errors of `async_get_connection` and those of the
+    /// transport's `async_run`. A command that ran and failed is no error: see `command_result::exit_status`.
+    template <class Token>
+    auto async_run(const target& where, command what, Token&& token, std::source_location caller = std::source_location::current()) {
+        return run(where, std::move(what), nullptr, std::forward<Token>(token), caller);
+    }
+    /// The same; on failure `details` holds what people need to know.
+    template <class Token>
+    auto async_run(const target& where, command what, error_info& details, Token&& token, std::source_location caller = std::source_location::current()) {
+        return run(where, std::move(what), &details, std::forward<Token>(token), caller);
+    }
+
+    /// Connects to every target of a range that is not connected yet, at most `max_handshakes` at once.
+    ///
+    /// Completes with `void(std::error_code, warm_report)` when each was connected or has failed; the only error is
+    /// `errc::cancelled`, and the report then holds what was done. More targets than `max_connections` cannot stay warm.
+    template <class Range, class Token>
+    auto async_warm(const Range& targets, Token&& token, std::source_location caller = std::source_location::current()) {
+        return asio::async_initiate<Token, void(std::error_code, warm_report)>(
+            [driver = driver_](auto handler, std::vector<target> all, std::source_location from) {
+                detail::warm_op<Transport, driver_type, decltype(handler)>::start(driver, std::move(handler), std::move(all), from);
+            },
+            token, std::vector<target>(std::begin(targets), std::end(targets)), caller);
+    }
+
+    /// Lends a connection that is free and healthy at this moment. Never waits, never connects, never probes.
+    std::optional<lease_type> try_get_connection(const target& where, std::source_location caller = std::source_location::current()) {
+        return driver_->try_lend(where, caller);
+    }
+
+    /// Ends every connection of `key` ("user@host:port"): idle ones now, leased ones when given back. None of them is lent again,
+    /// from the moment this returns. Callers that wait get a new connection.
+    void invalidate(std::string_view key) {
+        driver_->step_now([&](auto& core, detail::instant at, detail::actions& out) { core.invalidate(at, key, out); });
+    }
+    /// The same for every connection whose `credentials::identity()` is `label`: to be called when a key was revoked.
+    void invalidate_principal(std::string_view label) {
+        driver_->step_now([&](auto& core, detail::instant at, detail::actions& out) { core.invalidate_identity(at, label, out); });
+    }
+    /// The same for every connection. The pool stays usable.
+    void close_all() {
+        driver_->step_now([](auto& core, detail::instant at, detail::actions& out) { core.close_all(at, out); });
+    }
+
+    /// Closes the pool: refuses new callers and wakes those that wait (`errc::pool_closed`), closes what is idle, waits at most
+    /// `grace` for what is lent, then cuts it.
+    ///
+    /// Completes with `void(std::error_code)` when no connection is left; the only error is `errc::cancelled`, which ends this wait
+    /// and not the shutdown. May be called more than once.
+    template <class Token>
+    auto async_shutdown(std::chrono::milliseconds grace, Token&& token) {
+        return asio::async_initiate<Token, void(std::error_code)>(
+            [driver = driver_](auto handler, std::chrono::milliseconds patience) {
+                detail::shutdown_op<driver_type, Clock, decltype(handler)>::start(driver, std::move(handler), patience);
+            },
+            token, grace);
+    }
+
+    /// The pool's figures at this moment.
+    pool_stats get_stats() const {
+        return driver_->read([](const auto& core) { return core.stats(); });
+    }
+    /// The figures of one "user@host:port", without the time histograms; zeros for a key that the pool does not remember.
+    pool_stats get_stats(std::string_view key) const {
+        return driver_->read([&](const auto& core) { return core.stats(key); });
+    }
+    /// Several lines for people: the connections of `key`, who holds what since when, what failed last and why. Holds no secret.
+    std::string explain(std::string_view key) const {
+        return driver_->read([&](const auto& core) { return core.explain(key, driver_->now()); });
+    }
+
+private:
+    template <class Token>
+    auto get_connection(const target& where, error_info* details, Token&& token, std::source_location caller) {
+        return asio::async_initiate<Token, void(std::error_code, lease_type)>(
+            [driver = driver_](auto handler, target to, error_info* info, std::source_location from) {
+                detail::acquire_op<Transport, decltype(handler)>::start(driver, std::move(handler), std::move(to), {}, info, from);
+            },
+            token, target{where}, details, caller);
+    }
+    template <class Token>
+    auto run(const target& where, command what, error_info* details, Token&& token, std::source_location caller) {
+        return asio::async_initiate<Token, void(std::error_code, command_result)>(
+            [driver = driver_](auto handler, target to, command line, error_info* info, std::source_location from) {
+                detail::pool_run_op<Transport, driver_type, decltype(handler)>::start(driver, std::move(handler), std::move(to), std::move(line), info, from);
+            },
+            token, target{where}, std::move(what), details, caller);
+    }
+
+    std::shared_ptr<driver_type> driver_;
+};
+
+}  // namespace sshpool
