@@ -24,7 +24,8 @@ struct manual_clock {
 }  // namespace sshpool::test
 
 /// Timers over the manual clock look at it at every poll of the io_context.
-template <> struct asio::wait_traits<sshpool::test::manual_clock> {
+template <>
+struct asio::wait_traits<sshpool::test::manual_clock> {
     using clock = sshpool::test::manual_clock;
     static clock::duration to_wait_duration(const clock::duration&) { return {}; }
     static clock::duration to_wait_duration(const clock::time_point&) { return {}; }

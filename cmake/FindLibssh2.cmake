@@ -1,0 +1,58 @@
+# Finds libssh2, 1.10 or newer, however it was installed: the target `Libssh2::libssh2`.
+# 1.11.1 brings a CMake package with `libssh2::libssh2`, 1.11.0 one with `Libssh2::libssh2_shared`, 1.10 as Debian has it only libssh2.pc.
+# Hint: Libssh2_ROOT, or Libssh2_INCLUDE_DIR and Libssh2_LIBRARY themselves.
+if(NOT TARGET Libssh2::libssh2 AND NOT Libssh2_LIBRARY)
+    find_package(Libssh2 CONFIG QUIET NO_CMAKE_PACKAGE_REGISTRY)
+    if(NOT Libssh2_FOUND)
+        find_package(libssh2 CONFIG QUIET NO_CMAKE_PACKAGE_REGISTRY)
+    endif()
+    # A target, not a found file, decides: the names of both changed from version to version.
+    foreach(candidate libssh2::libssh2 Libssh2::libssh2_shared libssh2::libssh2_shared Libssh2::libssh2_static libssh2::libssh2_static)
+        if(TARGET ${candidate} AND NOT TARGET Libssh2::libssh2)
+            add_library(Libssh2::libssh2 INTERFACE IMPORTED)
+            set_target_properties(Libssh2::libssh2 PROPERTIES INTERFACE_LINK_LIBRARIES ${candidate})
+            set(Libssh2_target ${candidate})
+        endif()
+    endforeach()
+endif()
+
+include(FindPackageHandleStandardArgs)
+if(Libssh2_target)
+    if(NOT Libssh2_VERSION)
+        set(Libssh2_VERSION "${libssh2_VERSION}")
+    endif()
+    find_package_handle_standard_args(Libssh2 REQUIRED_VARS Libssh2_target VERSION_VAR Libssh2_VERSION)
+else()
+    find_package(PkgConfig QUIET)
+    if(PkgConfig_FOUND)
+        pkg_check_modules(Libssh2_pc QUIET libssh2)
+    endif()
+    find_path(Libssh2_INCLUDE_DIR libssh2.h HINTS ${Libssh2_pc_INCLUDE_DIRS})
+    find_library(Libssh2_LIBRARY NAMES ssh2 libssh2 HINTS ${Libssh2_pc_LIBRARY_DIRS})
+    if(Libssh2_INCLUDE_DIR)
+        file(STRINGS "${Libssh2_INCLUDE_DIR}/libssh2.h" Libssh2_version_line REGEX "^#define LIBSSH2_VERSION +\"")
+        if(Libssh2_version_line MATCHES "\"([0-9.]+)")
+            set(Libssh2_VERSION "${CMAKE_MATCH_1}")
+        endif()
+    endif()
+    find_package_handle_standard_args(
+        Libssh2
+        REQUIRED_VARS Libssh2_LIBRARY Libssh2_INCLUDE_DIR
+        VERSION_VAR Libssh2_VERSION
+        REASON_FAILURE_MESSAGE "libssh2 is the package libssh2-1-dev on Debian and Ubuntu")
+    if(Libssh2_FOUND AND NOT TARGET Libssh2::libssh2)
+        add_library(Libssh2::libssh2 UNKNOWN IMPORTED)
+        set_target_properties(Libssh2::libssh2 PROPERTIES IMPORTED_LOCATION "${Libssh2_LIBRARY}" INTERFACE_INCLUDE_DIRECTORIES "${Libssh2_INCLUDE_DIR}")
+        # A static libssh2 does not carry what it needs itself.
+        if(Libssh2_LIBRARY MATCHES "\\.a$")
+            set(Libssh2_needs OpenSSL::SSL OpenSSL::Crypto)
+            find_package(OpenSSL REQUIRED)
+            find_package(ZLIB QUIET)
+            if(ZLIB_FOUND)
+                list(APPEND Libssh2_needs ZLIB::ZLIB)
+            endif()
+            set_target_properties(Libssh2::libssh2 PROPERTIES INTERFACE_LINK_LIBRARIES "${Libssh2_needs}")
+        endif()
+    endif()
+    mark_as_advanced(Libssh2_INCLUDE_DIR Libssh2_LIBRARY)
+endif()
