@@ -135,7 +135,7 @@ inline credentials credentials::private_key(std::string_view pem, std::string_vi
 }
 
 inline credentials credentials::private_key_file(const std::filesystem::path& file, std::string_view passphrase) {
-    auto key = detail::parse_private_key(detail::read_key_file(file).view(), passphrase, "the private key " + detail::in_quotes(file.string()));
+    auto key = detail::parse_private_key(detail::read_key_file(file).view(), passphrase, "the private key " + detail::file_in_quotes(file.string()));
     auto digest = "key " + key->fingerprint();
     return one(detail::login_key{std::move(key)}, std::move(digest));
 }

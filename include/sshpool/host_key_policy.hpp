@@ -134,7 +134,7 @@ private:
     static std::string checked_file(const std::filesystem::path& file) {
         if (file.empty()) throw std::invalid_argument("the known hosts file's name is empty");
         if (file.native().find('\0') != std::string::npos)
-            throw std::invalid_argument("the known hosts file's name holds a NUL byte: " + detail::in_quotes(file.native()));
+            throw std::invalid_argument("the known hosts file's name holds a NUL byte: " + detail::file_in_quotes(file.native()));
         return std::filesystem::absolute(file).string();
     }
 

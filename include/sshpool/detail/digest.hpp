@@ -113,17 +113,20 @@ inline std::string keyed_name(std::string_view secret) {
     return to_hex(hmac(EVP_sha256(), {key.data(), key.size()}, secret));
 }
 
-/// `text` in quotes for a message: control characters, quotes and bytes beyond ASCII as \xNN, cut after 80 bytes.
-inline std::string in_quotes(std::string_view text) {
+/// `text` in quotes for a message: control characters, quotes and bytes beyond ASCII as \xNN, cut after `most` bytes.
+inline std::string in_quotes(std::string_view text, std::size_t most = 80) {
     std::string out = "\"";
-    for (const char c : text.substr(0, 80)) {
+    for (const char c : text.substr(0, most)) {
         if (c >= ' ' && c <= '~' && c != '"' && c != '\\') {
             out += c;
         } else {
             out += "\\x" + to_hex({&c, 1});
         }
     }
-    return out + (text.size() > 80 ? "\"…" : "\"");
+    return out + (text.size() > most ? "\"…" : "\"");
 }
+
+/// A file's name in quotes for a message.
+inline std::string file_in_quotes(std::string_view path) { return in_quotes(path, 1024); }
 
 }  // namespace sshpool::detail

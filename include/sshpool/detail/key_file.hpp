@@ -1,5 +1,6 @@
 #pragma once
 
+#include <sshpool/detail/descriptor.hpp>
 #include <sshpool/detail/digest.hpp>
 #include <sshpool/detail/private_key.hpp>
 #include <sshpool/detail/secret.hpp>
@@ -19,24 +20,9 @@ namespace sshpool::detail {
 
 inline constexpr std::size_t largest_key_file = std::size_t{1} << 20;
 
-/// A file descriptor that closes itself.
-class descriptor {
-public:
-    explicit descriptor(int fd) noexcept : fd_(fd) {}
-    descriptor(const descriptor&) = delete;
-    descriptor& operator=(const descriptor&) = delete;
-    ~descriptor() {
-        if (fd_ >= 0) ::close(fd_);
-    }
-    int get() const noexcept { return fd_; }
-
-private:
-    int fd_;
-};
-
 /// Without iostreams, whose buffers would keep a copy of the key. Opened without blocking, so that a FIFO cannot hold the caller.
 inline secret read_key_file(const std::filesystem::path& file) {
-    const auto name = "the private key " + in_quotes(file.string());
+    const auto name = "the private key " + file_in_quotes(file.string());
     const auto because = [&](int error) { return key_error(name + " cannot be read: " + std::generic_category().message(error)); };
     if (file.empty()) throw key_error("the private key's file name is empty");
     if (file.native().find('\0') != std::string::npos) throw key_error(name + " cannot be read: a file name holds no NUL byte");
