@@ -1,0 +1,460 @@
+// A validator's cycle over a fleet: N commands on each host, one after another on a host, all hosts at once. Runs the cycle twice, with a
+// connection per command and through the pool, and prints what each cost. `--help` lists the options.
+#include <sshpool/sshpool.hpp>
+
+#include <asio/awaitable.hpp>
+#include <asio/co_spawn.hpp>
+#include <asio/detached.hpp>
+#include <asio/io_context.hpp>
+#include <asio/redirect_error.hpp>
+#include <asio/signal_set.hpp>
+#include <asio/steady_timer.hpp>
+#include <asio/use_awaitable.hpp>
+
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <charconv>
+#include <chrono>
+#include <csignal>
+#include <cstddef>
+#include <cstdio>
+#include <cstdlib>
+#include <exception>
+#include <fstream>
+#include <iostream>
+#include <map>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+namespace {
+
+using namespace std::chrono_literals;
+using steady = std::chrono::steady_clock;
+using sshpool::libssh2_transport;
+
+constexpr std::string_view usage_text =
+    "usage: validator_cycle --inventory FILE --key FILE [options]\n"
+    "  --inventory FILE       lines `user@host[:port]`; # begins a comment\n"
+    "  --key FILE             private key that logs in to all of them\n"
+    "  --known-hosts FILE     host keys to trust (default: ~/.ssh/known_hosts)\n"
+    "  --hosts N              only the first N hosts of the inventory\n"
+    "  --commands N           commands on each host (default: 13)\n"
+    "  --max-connections N    the pool's bound (default: the number of hosts)\n"
+    "  --concurrency N        hosts served at once without the pool, and logins at once with it (default: 32)\n"
+    "  --only pooled|unpooled one half of the comparison\n"
+    "  --json                 one JSON object instead of a table\n";
+
+struct usage_error : std::invalid_argument {
+    using std::invalid_argument::invalid_argument;
+};
+
+struct options {
+    std::string inventory, key;
+    std::optional<std::string> known_hosts;
+    std::optional<std::size_t> hosts, max_connections;
+    std::size_t commands = 13;
+    std::size_t concurrency = 32;
+    bool pooled = true, unpooled = true;
+    bool json = false;
+};
+
+std::size_t positive(std::string_view option, std::string_view text) {
+    std::size_t value = 0;
+    const auto [end, ec] = std::from_chars(text.data(), text.data() + text.size(), value);
+    if (ec != std::errc{} || end != text.data() + text.size() || value == 0 || value > 100'000)
+        throw usage_error(std::string{option} + " wants a number from 1 to 100000, not \"" + std::string{text} + '"');
+    return value;
+}
+
+options parse(const std::vector<std::string_view>& args) {
+    options o;
+    for (std::size_t i = 0; i < args.size(); ++i) {
+        const auto name = args[i];
+        const auto value = [&]() -> std::string_view {
+            if (i + 1 == args.size() || args[i + 1].empty()) throw usage_error(std::string{name} + " wants a value");
+            return args[++i];
+        };
+        if (name == "--inventory") {
+            o.inventory = value();
+        } else if (name == "--key") {
+            o.key = value();
+        } else if (name == "--known-hosts") {
+            o.known_hosts = value();
+        } else if (name == "--hosts") {
+            o.hosts = positive(name, value());
+        } else if (name == "--commands") {
+            o.commands = positive(name, value());
+        } else if (name == "--max-connections") {
+            o.max_connections = positive(name, value());
+        } else if (name == "--concurrency") {
+            o.concurrency = positive(name, value());
+        } else if (name == "--only") {
+            const auto half = value();
+            if (half != "pooled" && half != "unpooled") throw usage_error("--only wants pooled or unpooled, not \"" + std::string{half} + '"');
+            o.pooled = half == "pooled";
+            o.unpooled = half == "unpooled";
+        } else if (name == "--json") {
+            o.json = true;
+        } else {
+            throw usage_error("unknown option \"" + std::string{name} + '"');
+        }
+    }
+    if (o.inventory.empty()) throw usage_error("--inventory is missing");
+    if (o.key.empty()) throw usage_error("--key is missing");
+    return o;
+}
+
+std::vector<sshpool::target> read_inventory(const options& o) {
+    std::ifstream in(o.inventory);
+    if (!in) throw usage_error("cannot read the inventory " + o.inventory);
+    const auto login = sshpool::credentials::private_key_file(o.key);
+    if (o.known_hosts && ::access(o.known_hosts->c_str(), R_OK) != 0) throw usage_error("cannot read the known hosts " + *o.known_hosts);
+    const auto trust = o.known_hosts ? sshpool::host_key_policy::known_hosts(*o.known_hosts) : sshpool::host_key_policy::known_hosts();
+    std::vector<sshpool::target> hosts;
+    std::size_t number = 0;
+    for (std::string line; std::getline(in, line);) {
+        ++number;
+        line.erase(std::min(line.find('#'), line.size()));
+        line.erase(0, std::min(line.find_first_not_of(" \t\r"), line.size()));
+        line.erase(line.find_last_not_of(" \t\r") + 1);
+        if (line.empty()) continue;
+        if (o.hosts && hosts.size() == *o.hosts) break;
+        try {
+            hosts.emplace_back(line, login, trust);
+        } catch (const std::invalid_argument& e) {
+            throw usage_error(o.inventory + ", line " + std::to_string(number) + ": " + e.what());
+        }
+    }
+    if (hosts.empty()) throw usage_error("the inventory " + o.inventory + " names no host");
+    if (o.hosts && hosts.size() < *o.hosts)
+        throw usage_error("--hosts " + std::to_string(*o.hosts) + ": the inventory names only " + std::to_string(hosts.size()));
+    return hosts;
+}
+
+double cpu_seconds() {
+    rusage used{};
+    ::getrusage(RUSAGE_SELF, &used);
+    const auto seconds = [](const timeval& t) { return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_usec) / 1e6; };
+    return seconds(used.ru_utime) + seconds(used.ru_stime);
+}
+
+/// What one half of the comparison cost.
+struct outcome {
+    std::string_view title;
+    std::size_t wanted = 0;
+    std::vector<steady::duration> times;                                  // of the commands that succeeded
+    std::map<std::string, std::pair<std::size_t, std::string>> failures;  // host → how many, the first one's sentence
+    std::size_t failed = 0;
+    std::size_t connections = 0;
+    double wall = 0, cpu = 0;
+    std::optional<double> hit_rate;
+
+    void add_failure(const std::string& host, std::string why) {
+        ++failed;
+        auto& entry = failures[host];
+        if (entry.first++ == 0) entry.second = std::move(why);
+    }
+    double percentile_ms(double p) {
+        if (times.empty()) return 0;
+        const auto at = std::min(times.size() - 1, static_cast<std::size_t>(p / 100 * static_cast<double>(times.size())));
+        std::nth_element(times.begin(), times.begin() + static_cast<std::ptrdiff_t>(at), times.end());
+        return std::chrono::duration<double, std::milli>(times[at]).count();
+    }
+};
+
+/// Tells how far a half has come: one line that is rewritten on a terminal, else a line every two seconds. On standard error.
+class progress {
+public:
+    progress(asio::io_context& io, const outcome& o) : timer_(io), outcome_(o), start_(steady::now()) {}
+    void start() {
+        timer_.expires_after(terminal_ ? 100ms : 2000ms);
+        timer_.async_wait([this](std::error_code ec) {
+            if (ec) return;
+            print();
+            start();
+        });
+    }
+    void stop() {
+        timer_.cancel();
+        print();
+        if (terminal_) std::cerr << '\n';
+    }
+
+private:
+    void print() {
+        char line[160];
+        const std::chrono::duration<double> elapsed = steady::now() - start_;
+        std::snprintf(line, sizeof line, "%-25.*s %6zu of %zu commands, %5zu connections, %zu failed, %.1f s", static_cast<int>(outcome_.title.size()),
+                      outcome_.title.data(), outcome_.times.size() + outcome_.failed, outcome_.wanted, outcome_.connections, outcome_.failed, elapsed.count());
+        std::cerr << (terminal_ ? "\r" : "") << line << (terminal_ ? "" : "\n") << std::flush;
+    }
+    asio::steady_timer timer_;
+    const outcome& outcome_;
+    steady::time_point start_;
+    bool terminal_ = ::isatty(STDERR_FILENO) == 1;
+};
+
+/// Every command answers with a word of its own, so that a mixed-up answer would be seen.
+std::string word_for(const sshpool::target& host, std::size_t step) { return host.key() + "#" + std::to_string(step); }
+
+void note(outcome& o, const sshpool::target& host, std::size_t step, steady::time_point start, const sshpool::error_info& error,
+          const sshpool::command_result& result) {
+    if (error) {
+        o.add_failure(host.key(), error.text.empty() ? error.code.message() : error.text);
+    } else if (!result.ok() || result.out != word_for(host, step) + "\n") {
+        const auto status = result.exit_status ? "status " + std::to_string(*result.exit_status) : "signal " + result.exit_signal;
+        o.add_failure(host.key(),
+                      "the command ended with " + status + " and gave \"" + result.out.substr(0, 80) + "\" and \"" + result.err.substr(0, 200) + '"');
+    } else {
+        o.times.push_back(steady::now() - start);
+    }
+}
+
+// ---- with a connection per command ----
+
+asio::awaitable<sshpool::error_info> open(libssh2_transport connection, sshpool::target host) {
+    sshpool::open_request<libssh2_transport> request{host, 15s, 0, 2s, {}, {}};
+    auto initiate = [connection, &request](auto handler) mutable {
+        auto shared = std::make_shared<decltype(handler)>(std::move(handler));
+        connection.open(std::move(request), [shared](const sshpool::open_report& report) {
+            asio::post(asio::get_associated_executor(*shared), [shared, error = report.error] { (*shared)(error); });
+        });
+    };
+    co_return co_await asio::async_initiate<const asio::use_awaitable_t<>, void(sshpool::error_info)>(initiate, asio::use_awaitable);
+}
+
+asio::awaitable<void> close(libssh2_transport connection) {
+    auto initiate = [connection](auto handler) mutable {
+        auto shared = std::make_shared<decltype(handler)>(std::move(handler));
+        connection.close([shared] { asio::post(asio::get_associated_executor(*shared), [shared] { (*shared)(); }); });
+    };
+    co_await asio::async_initiate<const asio::use_awaitable_t<>, void()>(initiate, asio::use_awaitable);
+}
+
+asio::awaitable<void> unpooled_worker(outcome& o, const std::vector<sshpool::target>& hosts, std::size_t& next, std::size_t commands) {
+    const auto executor = co_await asio::this_coro::executor;
+    while (next < hosts.size()) {
+        const auto& host = hosts[next++];
+        for (std::size_t step = 0; step < commands; ++step) {
+            const auto start = steady::now();
+            libssh2_transport connection{executor};
+            auto error = co_await open(connection, host);
+            sshpool::command_result result;
+            if (!error) {
+                ++o.connections;
+                auto what = sshpool::command::argv("echo", word_for(host, step));
+                std::error_code ec;
+                result = co_await connection.async_run(what, error, asio::redirect_error(asio::use_awaitable, ec));
+            }
+            note(o, host, step, start, error, result);
+            co_await close(connection);
+        }
+    }
+}
+
+// ---- through the pool ----
+
+asio::awaitable<void> pooled_host(outcome& o, sshpool::ssh_pool<>& pool, const sshpool::target& host, std::size_t commands) {
+    for (std::size_t step = 0; step < commands; ++step) {
+        const auto start = steady::now();
+        auto what = sshpool::command::argv("echo", word_for(host, step));
+        sshpool::error_info error;
+        std::error_code ec;
+        const auto result = co_await pool.async_run(host, what, error, asio::redirect_error(asio::use_awaitable, ec));
+        note(o, host, step, start, error, result);
+    }
+}
+
+/// Runs one half on an event loop of its own and measures it. `begin` starts the work and gets a function to be called at the end of each part.
+template <class Begin>
+outcome measure(std::string_view title, std::size_t wanted, std::size_t parts, Begin begin) {
+    outcome o;
+    o.title = title;
+    o.wanted = wanted;
+    o.times.reserve(wanted);
+    asio::io_context io;
+    asio::signal_set interrupted(io, SIGINT, SIGTERM);
+    interrupted.async_wait([](std::error_code ec, int number) {
+        if (ec) return;
+        std::cerr << "\ninterrupted\n";
+        std::_Exit(128 + number);
+    });
+    progress shown(io, o);
+    const auto cpu = cpu_seconds();
+    const auto start = steady::now();
+    shown.start();
+    const std::function<void()> part_ended = [&, left = parts]() mutable {
+        if (--left != 0) return;
+        o.wall = std::chrono::duration<double>(steady::now() - start).count();
+        o.cpu = cpu_seconds() - cpu;
+        shown.stop();
+        interrupted.cancel();
+    };
+    begin(io, o, part_ended);
+    io.run();
+    return o;
+}
+
+outcome run_unpooled(const options& wish, const std::vector<sshpool::target>& hosts) {
+    const auto workers = std::min(wish.concurrency, hosts.size());
+    std::size_t next = 0;
+    return measure("a connection per command", hosts.size() * wish.commands, workers, [&](asio::io_context& io, outcome& o, const auto& part_ended) {
+        for (std::size_t i = 0; i < workers; ++i) {
+            asio::co_spawn(io, unpooled_worker(o, hosts, next, wish.commands), [part_ended](const std::exception_ptr& e) {
+                if (e) std::rethrow_exception(e);
+                part_ended();
+            });
+        }
+    });
+}
+
+outcome run_pooled(const options& wish, const std::vector<sshpool::target>& hosts) {
+    std::optional<sshpool::ssh_pool<>> pool;
+    return measure("through the pool", hosts.size() * wish.commands, hosts.size(), [&](asio::io_context& io, outcome& o, const auto& part_ended) {
+        sshpool::pool_params params;
+        params.max_connections = wish.max_connections.value_or(hosts.size());
+        params.max_handshakes = wish.concurrency;
+        params.acquire_timeout = 120s;
+        params.on_event = [&o](const sshpool::pool_event& e) {
+            if (e.kind == sshpool::event_kind::connected) ++o.connections;
+        };
+        pool.emplace(io.get_executor(), params);
+        auto left = std::make_shared<std::size_t>(hosts.size());
+        for (const auto& host : hosts) {
+            asio::co_spawn(io, pooled_host(o, *pool, host, wish.commands), [&pool, &o, left, part_ended](const std::exception_ptr& e) {
+                if (e) std::rethrow_exception(e);
+                part_ended();
+                if (--*left != 0) return;
+                const auto stats = pool->get_stats();
+                o.connections = stats.connections_created;
+                o.hit_rate = stats.hit_rate();
+                pool->async_shutdown(5s, asio::detached);
+            });
+        }
+    });
+}
+
+// ---- what it came to ----
+
+std::string number(double value, const char* format, const char* unit = "") {
+    char text[64];
+    std::snprintf(text, sizeof text, format, value);
+    return std::string{text} + unit;
+}
+std::string times(double a, double b) { return b > 0 ? number(a / b, "%.1f", "x") : std::string{"-"}; }
+
+void print_table(std::size_t hosts, std::size_t commands, std::vector<outcome>& halves) {
+    std::cout << '\n' << hosts << " hosts, " << commands << " commands on each\n\n";
+    const auto row = [&](const char* name, auto cell, const std::string& ratio) {
+        std::printf("  %-20s", name);
+        for (auto& h : halves) std::printf("%26s", std::string{cell(h)}.c_str());
+        std::printf("%10s\n", ratio.c_str());
+    };
+    const auto ratio = [&](auto value) { return halves.size() == 2 ? times(value(halves[0]), value(halves[1])) : std::string{}; };
+    const auto connections = [](outcome& o) { return static_cast<double>(o.connections); };
+    const auto wall = [](outcome& o) { return o.wall; };
+    const auto p50 = [](outcome& o) { return o.percentile_ms(50); };
+    const auto p99 = [](outcome& o) { return o.percentile_ms(99); };
+    const auto cpu = [](outcome& o) { return o.cpu; };
+    row(
+        "", [](outcome& o) { return o.title; }, halves.size() == 2 ? "ratio" : "");
+    row(
+        "connections made", [](outcome& o) { return std::to_string(o.connections); }, ratio(connections));
+    row(
+        "wall time", [&](outcome& o) { return number(wall(o), "%.2f", " s"); }, ratio(wall));
+    row(
+        "p50 per command", [&](outcome& o) { return number(p50(o), "%.1f", " ms"); }, ratio(p50));
+    row(
+        "p99 per command", [&](outcome& o) { return number(p99(o), "%.1f", " ms"); }, ratio(p99));
+    row(
+        "client CPU", [&](outcome& o) { return number(cpu(o), "%.2f", " s"); }, ratio(cpu));
+    row(
+        "failed commands", [](outcome& o) { return std::to_string(o.failed); }, "");
+    row(
+        "hit rate", [](outcome& o) { return o.hit_rate ? number(*o.hit_rate * 100, "%.1f", " %") : std::string{"-"}; }, "");
+    std::printf("\nA command's time counts from asking for it: without the pool from its connect, with it from the call.\n");
+    std::fflush(stdout);
+}
+
+std::string quoted(std::string_view text) {
+    std::string out{'"'};
+    for (const char c : text) {
+        const auto byte = static_cast<unsigned char>(c);
+        if (c == '"' || c == '\\') {
+            out += '\\';
+            out += c;
+        } else if (byte < 0x20 || byte >= 0x7f) {
+            char escape[8];
+            std::snprintf(escape, sizeof escape, "\\u%04x", static_cast<unsigned>(byte));
+            out += escape;
+        } else {
+            out += c;
+        }
+    }
+    return out + '"';
+}
+
+void print_json(std::size_t hosts, std::size_t commands, std::vector<outcome>& halves) {
+    std::string text = "{\"hosts\":" + std::to_string(hosts) + ",\"commands_per_host\":" + std::to_string(commands);
+    std::string failures;
+    for (auto& o : halves) {
+        text += std::string{o.hit_rate ? ",\"pooled\":{" : ",\"unpooled\":{"} + "\"connections\":" + std::to_string(o.connections) +
+                ",\"wall_seconds\":" + number(o.wall, "%.4f") + ",\"p50_ms\":" + number(o.percentile_ms(50), "%.3f") +
+                ",\"p99_ms\":" + number(o.percentile_ms(99), "%.3f") + ",\"client_cpu_seconds\":" + number(o.cpu, "%.4f") +
+                ",\"commands\":" + std::to_string(o.times.size()) + ",\"failures\":" + std::to_string(o.failed);
+        if (o.hit_rate) text += ",\"hit_rate\":" + number(*o.hit_rate, "%.4f");
+        text += '}';
+        for (const auto& [host, entry] : o.failures) {
+            failures += std::string{failures.empty() ? "" : ","} + "{\"host\":" + quoted(host) + ",\"half\":" + quoted(o.title) +
+                        ",\"count\":" + std::to_string(entry.first) + ",\"why\":" + quoted(entry.second) + "}";
+        }
+    }
+    std::cout << text << ",\"failures\":[" << failures << "]}" << std::endl;
+}
+
+int run(const options& wish) {
+    const auto hosts = read_inventory(wish);
+    std::vector<outcome> halves;
+    if (wish.unpooled) halves.push_back(run_unpooled(wish, hosts));
+    if (wish.pooled) halves.push_back(run_pooled(wish, hosts));
+    if (wish.json) {
+        print_json(hosts.size(), wish.commands, halves);
+    } else {
+        print_table(hosts.size(), wish.commands, halves);
+    }
+    bool failed = false;
+    for (const auto& o : halves) {
+        for (const auto& [host, entry] : o.failures) {
+            failed = true;
+            std::cerr << host << ": " << entry.first << " of " << wish.commands << " commands failed (" << o.title << "): " << entry.second << '\n';
+        }
+    }
+    return failed ? 1 : 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    try {
+        const std::vector<std::string_view> args(argv + 1, argv + argc);
+        if (std::find(args.begin(), args.end(), "--help") != args.end()) {
+            std::cout << usage_text;
+            return 0;
+        }
+        return run(parse(args));
+    } catch (const usage_error& e) {
+        std::cerr << "validator_cycle: " << e.what() << " (--help lists the options)\n";
+        return 2;
+    } catch (const std::exception& e) {
+        std::cerr << "validator_cycle: " << e.what() << '\n';
+        return 2;
+    }
+}

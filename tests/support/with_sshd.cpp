@@ -1,0 +1,73 @@
+// Runs a program against a private sshd: with_sshd [--expect STATUS] [--addresses N] [--config LINE]... program args...
+// In the arguments {address}, {key}, {known_hosts} and {inventory} are replaced; HOME is a directory whose .ssh/known_hosts trusts the server.
+// Ends with the program's own status, or 1 when that is not the one expected.
+#include "support/sshd_server.hpp"
+
+#include <cstdlib>
+#include <exception>
+#include <iostream>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace {
+
+void replace_all(std::string& text, const std::string& what, const std::string& by) {
+    for (auto at = text.find(what); at != std::string::npos; at = text.find(what, at + by.size())) text.replace(at, what.size(), by);
+}
+
+int run(std::vector<std::string> args) {
+    support::sshd_server::options options;
+    int expected = 0;
+    const auto take = [&] {
+        if (args.size() < 3) throw std::invalid_argument("with_sshd: " + args.at(0) + " wants a value, and a program after it");
+        auto value = args[1];
+        args.erase(args.begin(), args.begin() + 2);
+        return value;
+    };
+    for (bool more = true; more;) {
+        if (args.empty()) throw std::invalid_argument("with_sshd: no program");
+        if (args[0] == "--expect") {
+            expected = std::stoi(take());
+        } else if (args[0] == "--config") {
+            options.config.push_back(take());
+        } else if (args[0] == "--addresses") {
+            options.addresses.clear();
+            for (int i = 1, n = std::stoi(take()); i <= n; ++i) options.addresses.push_back("127.0.2." + std::to_string(i));
+        } else {
+            more = false;
+        }
+    }
+    support::sshd_server server(options);
+    const support::temp_dir home;
+    std::filesystem::create_directory(home / ".ssh");
+    std::filesystem::copy_file(server.known_hosts(), home / ".ssh/known_hosts");
+    std::string inventory = "# the hosts of this test\n\n";
+    for (const auto& a : options.addresses) inventory += server.address(a, server.port()) + "\n";
+    support::write_file(home / "inventory", inventory);
+    for (auto& a : args) {
+        replace_all(a, "{address}", server.address());
+        replace_all(a, "{key}", server.client_key().string());
+        replace_all(a, "{known_hosts}", server.known_hosts().string());
+        replace_all(a, "{inventory}", (home / "inventory").string());
+    }
+    ::setenv("HOME", home.path().c_str(), 1);
+    support::process child(args);
+    const int status = child.wait(std::chrono::seconds{60});
+    std::cout << child.output() << std::flush;
+    if (status == expected) return 0;
+    std::cout << args[0] << " ended with " << status << ", not " << expected << '\n' << server.log() << std::flush;
+    return 1;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    try {
+        return run({argv + 1, argv + argc});
+    } catch (const std::exception& e) {
+        std::cerr << e.what() << '\n';
+        return 1;
+    }
+}
