@@ -1,0 +1,216 @@
+#pragma once
+
+#include <sshpool/detail/pooled_connection.hpp>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <list>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+namespace sshpool::detail {
+
+/// Every connection, door, key and waiter of a pool, found in O(1), and everything that has a time, in order of time. Keeps books, decides
+/// nothing.
+class connection_table {
+public:
+    connection_table() = default;
+    connection_table(const connection_table&) = delete;
+    connection_table& operator=(const connection_table&) = delete;
+
+    pooled_connection* find(connection_id id) {
+        const auto it = connections_.find(id);
+        return it == connections_.end() ? nullptr : &it->second;
+    }
+    const pooled_connection* find(connection_id id) const {
+        const auto it = connections_.find(id);
+        return it == connections_.end() ? nullptr : &it->second;
+    }
+    waiter* find_waiter(waiter_id id) {
+        const auto it = waiters_.find(id);
+        return it == waiters_.end() ? nullptr : &it->second;
+    }
+    door* find_door(const target& t) {
+        const auto it = doors_.find(t);
+        return it == doors_.end() ? nullptr : &it->second;
+    }
+    key_state* find_key(std::string_view name) {
+        const auto it = keys_.find(name);
+        return it == keys_.end() ? nullptr : &it->second;
+    }
+    const key_state* find_key(std::string_view name) const {
+        const auto it = keys_.find(name);
+        return it == keys_.end() ? nullptr : &it->second;
+    }
+    host_state* find_host(std::string_view name) {
+        const auto it = hosts_.find(name);
+        return it == hosts_.end() ? nullptr : &it->second;
+    }
+    identity_state* find_identity(std::string_view name) {
+        const auto it = identities_.find(name);
+        return it == identities_.end() ? nullptr : &it->second;
+    }
+
+    door& door_of(const target& t) {
+        if (auto* d = find_door(t)) return *d;
+        auto& key = key_of(t.key());
+        auto& host = host_of(t.endpoint());
+        auto& d = doors_.try_emplace(t, t, key, host).first->second;
+        ++host.users;
+        key.doors.push_back(d);
+        if (key.forgotten) {
+            unused_.erase(*key.forgotten);
+            key.forgotten.reset();
+        }
+        return d;
+    }
+    /// Forgets a door that nothing and nobody uses. The key's figures are kept for a while.
+    void drop_if_unused(door& d) {
+        if (d.connections != 0 || !d.waiters.empty() || d.relied_on != 0 || d.parked_in != nullptr || d.dirty) return;
+        set_timer(d, std::nullopt);
+        auto& key = *d.key;
+        auto& host = *d.host;
+        key.doors.erase(d);
+        doors_.erase(target{d.to});
+        if (key.doors.empty()) {
+            key.forgotten = unused_.insert(unused_.end(), &key);
+            auto* oldest = unused_.front();
+            if (unused_.size() > most_remembered && oldest->at_limit.doors.empty() && !oldest->at_limit.retrying) {
+                unused_.pop_front();
+                keys_.erase(keys_.find(oldest->name));
+            }
+        }
+        release(host);
+    }
+    void hold(host_state& h) noexcept { ++h.users; }
+    void release(host_state& h) {
+        if (--h.users == 0) hosts_.erase(hosts_.find(h.name));
+    }
+
+    pooled_connection& add_connection(door& d, const target& to) {
+        auto& who = identity_of(to.identity());
+        const auto id = ++last_id_;
+        auto& c = connections_.try_emplace(id, id, to, d, *d.key, *d.host, who).first->second;
+        all.push_back(c);
+        d.key->all.push_back(c);
+        who.all.push_back(c);
+        ++d.connections;
+        ++d.key->connections;
+        return c;
+    }
+    /// The caller has taken it off every list but these.
+    void erase(pooled_connection& c) {
+        arm(c, std::nullopt);
+        all.erase(c);
+        c.key->all.erase(c);
+        c.identity->all.erase(c);
+        if (c.identity->all.empty()) identities_.erase(identities_.find(c.identity->name));
+        --c.home->connections;
+        --c.key->connections;
+        connections_.erase(c.id);
+    }
+
+    waiter& add_waiter(waiter w) {
+        const auto id = w.id;
+        auto& placed = waiters_.insert_or_assign(id, std::move(w)).first->second;
+        placed.home->waiters.push_back(placed);
+        ++placed.home->key->waiting;
+        waiter_deadlines_.insert({placed.deadline, id});
+        return placed;
+    }
+    void erase(waiter& w) {
+        waiter_deadlines_.erase({w.deadline, w.id});
+        w.home->waiters.erase(w);
+        --w.home->key->waiting;
+        waiters_.erase(w.id);
+    }
+
+    /// Sets or clears the one deadline of a connection.
+    void arm(pooled_connection& c, std::optional<instant> when) {
+        if (c.armed == when) return;
+        if (c.armed) connection_deadlines_.erase({*c.armed, &c});
+        if (when) connection_deadlines_.insert({*when, &c});
+        c.armed = when;
+    }
+    void set_timer(door& d, std::optional<instant> when) {
+        if (d.timer == when) return;
+        if (d.timer) door_timers_.erase({*d.timer, &d});
+        if (when) door_timers_.insert({*when, &d});
+        d.timer = when;
+    }
+
+    waiter* waiter_due(instant now) {
+        return !waiter_deadlines_.empty() && waiter_deadlines_.begin()->first <= now ? find_waiter(waiter_deadlines_.begin()->second) : nullptr;
+    }
+    pooled_connection* connection_due(instant now) {
+        return !connection_deadlines_.empty() && connection_deadlines_.begin()->first <= now ? connection_deadlines_.begin()->second : nullptr;
+    }
+    door* door_due(instant now) { return !door_timers_.empty() && door_timers_.begin()->first <= now ? door_timers_.begin()->second : nullptr; }
+    std::optional<instant> next_due() const {
+        std::optional<instant> next;
+        const auto consider = [&](const auto& ordered) {
+            if (!ordered.empty() && (!next || ordered.begin()->first < *next)) next = ordered.begin()->first;
+        };
+        consider(waiter_deadlines_);
+        consider(connection_deadlines_);
+        consider(door_timers_);
+        return next;
+    }
+
+    std::vector<waiter*> waiters_by_age() {
+        std::vector<waiter*> sorted;
+        sorted.reserve(waiters_.size());
+        for (auto& [id, w] : waiters_) sorted.push_back(&w);
+        std::sort(sorted.begin(), sorted.end(), [](const waiter* a, const waiter* b) { return a->id < b->id; });
+        return sorted;
+    }
+    std::size_t connection_count() const noexcept { return connections_.size(); }
+    std::size_t waiter_count() const noexcept { return waiters_.size(); }
+
+    intrusive_list<pooled_connection, &pooled_connection::in_all> all;  ///< in the order of their making
+    std::set<std::pair<std::uint64_t, pooled_connection*>> serving;     ///< the usable ones that nothing runs through, in the order of their opening
+    idle_order idle;
+
+    static constexpr std::size_t most_remembered = 1024;
+
+private:
+    struct text_hash {
+        using is_transparent = void;
+        std::size_t operator()(std::string_view s) const noexcept { return std::hash<std::string_view>{}(s); }
+    };
+    struct target_hash {
+        std::size_t operator()(const target& t) const { return t.hash(); }  // not noexcept: libstdc++ then keeps the hash beside each entry
+    };
+    template <class T>
+    using by_name = std::unordered_map<std::string, T, text_hash, std::equal_to<>>;
+
+    template <class T>
+    static T& named(by_name<T>& map, const std::string& name) {
+        return map.try_emplace(name, name).first->second;
+    }
+    key_state& key_of(const std::string& name) { return named(keys_, name); }
+    host_state& host_of(const std::string& name) { return named(hosts_, name); }
+    identity_state& identity_of(const std::string& name) { return named(identities_, name); }
+
+    std::unordered_map<connection_id, pooled_connection> connections_;
+    std::unordered_map<waiter_id, waiter> waiters_;
+    std::unordered_map<target, door, target_hash> doors_;
+    by_name<key_state> keys_;
+    by_name<host_state> hosts_;
+    by_name<identity_state> identities_;
+    std::list<key_state*> unused_;  ///< keys that nothing uses; the one unused for longest first
+    std::set<std::pair<instant, waiter_id>> waiter_deadlines_;
+    std::set<std::pair<instant, pooled_connection*>> connection_deadlines_;
+    std::set<std::pair<instant, door*>> door_timers_;
+    connection_id last_id_ = 0;
+};
+
+}  // namespace sshpool::detail

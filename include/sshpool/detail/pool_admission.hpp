@@ -1,0 +1,401 @@
+#pragma once
+
+#include <sshpool/detail/pool_report.hpp>
+#include <sshpool/detail/pool_upkeep.hpp>
+
+#include <algorithm>
+#include <cstddef>
+#include <optional>
+#include <utility>
+#include <vector>
+
+namespace sshpool::detail {
+
+/// Decides who gets what: which waiter a free lease, which door a new connection, and what has to go for it.
+///
+/// A door that wants a connection and may not have one is parked at exactly one limit and looked at again when that loosens. At the bound
+/// of the pool it is strictly oldest first; doors that only want an extra connection come behind those that have none.
+class pool_admission : protected pool_upkeep {
+protected:
+    using pool_upkeep::pool_upkeep;
+
+    /// Brings everything into order after an event: nobody waits for what is there.
+    void settle(instant now, actions& out) {
+        do {
+            while (!dirty_.empty() || !retry_.empty()) {
+                if (!dirty_.empty()) {
+                    auto& d = next_dirty();
+                    serve(d, now, out);
+                    cover(d, now, out);
+                    table_.drop_if_unused(d);
+                } else {
+                    retry_next();
+                }
+            }
+            if (needs_.doors.empty() && spills_.doors.empty()) {
+                pool_deadline_.reset();
+                return;
+            }
+            hand_out_slots(now, out);
+        } while (!dirty_.empty() || !retry_.empty());
+    }
+
+    /// A connection of this door that may be lent now. One that was silent for too long is asked first whether it lives.
+    pooled_connection* pick(door& d, instant now, actions& out) {
+        while (auto* c = d.best()) {
+            if (c->is_expired(now)) {
+                retire(*c, close_reason::ttl, now, out);
+            } else if (!c->is_healthy(now, params_.health_check_interval)) {
+                start_probe(*c, out);
+            } else {
+                return c;
+            }
+        }
+        return nullptr;
+    }
+
+    void grant(waiter& w, pooled_connection& c, instant now, actions& out) {
+        const bool hit = c.opened_serial <= w.serial;
+        count_grant(*c.key, hit, now - w.asked);
+        if (draining_for_ == w.id) draining_for_ = 0;
+        const auto id = w.id;
+        const auto where = w.where;
+        table_.erase(w);
+        out.emplace_back(act::grant{id, c.id, lend(c, now, where)});
+    }
+    void count_grant(key_state& key, bool hit, instant waited) noexcept {
+        ++(hit ? totals_.hits : totals_.misses);
+        ++(hit ? key.counters.hits : key.counters.misses);
+        acquire_wait_.record(waited);
+    }
+    void fail(waiter& w, error_info why, actions& out) {
+        if (draining_for_ == w.id) draining_for_ = 0;
+        touch(*w.home);
+        const auto id = w.id;
+        table_.erase(w);
+        out.emplace_back(act::fail{id, std::move(why)});
+    }
+
+    void unpark(door& d) {
+        auto* at = std::exchange(d.parked_in, nullptr);
+        if (at == nullptr) return;
+        at->doors.erase({d.parked_as, &d});
+        at->demand -= d.parked_demand;
+        if (at->why == limit::host_handshakes) table_.release(*static_cast<host_state*>(at->owner));
+        if (auto* base = std::exchange(d.relies_on, nullptr)) {
+            if (--base->relied_on == 0 && base->connections == 0) touch(*base);  // nothing may be left that needs it
+        }
+    }
+
+    error_info exhausted(const waiter& w) const {
+        return {make_error(errc::pool_exhausted), w.home->key->name, "waiting",
+                "no connection to " + w.home->key->name + " is free and the pool is full: " + std::to_string(size_) + "/" +
+                    std::to_string(params_.max_connections) + " connections, " + std::to_string(in_use_) + " in use, " + std::to_string(connecting_) +
+                    " connecting (pool_params::max_connections, when_full)"};
+    }
+    bool can_evict(instant now) { return table_.idle.oldest(now, params_.when_full == full_policy::fail, may_go) != nullptr; }
+
+    /// How long a caller waits before a connection that others use has to go for it.
+    instant patience() const noexcept { return 10 * std::max(connect_time_.value(), instant{std::chrono::milliseconds{1}}); }
+    instant expected_connect(const key_state& key) const noexcept { return key.connect_time.known() ? key.connect_time.value() : connect_time_.value(); }
+
+    parking needs_{limit::connections};         // doors without a connection, at the bound of the pool
+    parking spills_{limit::connections_spill};  // doors that want an extra one, at the bound of the pool
+    waiter_id draining_for_ = 0;
+    std::optional<instant> pool_deadline_;
+    time_histogram acquire_wait_;
+
+private:
+    /// The links that have to be opened for a target, itself first, and what they are opened through.
+    struct route {
+        std::vector<const target*> missing;
+        pooled_connection* base = nullptr;
+        door* base_door = nullptr;
+
+        bool starts_now() const noexcept { return base == nullptr || (base->state == connection_state::open && !base->probing); }
+    };
+
+    void serve(door& d, instant now, actions& out) {
+        while (!d.waiters.empty()) {
+            auto* c = pick(d, now, out);
+            if (c == nullptr) return;
+            grant(*d.waiters.front(), *c, now, out);
+        }
+    }
+
+    void retry_next() {
+        auto& p = *retry_.back();
+        const auto next = p.doors.lower_bound({p.tried + 1, nullptr});
+        if (!is_loose(p) || next == p.doors.end()) {
+            retry_.pop_back();
+            p.retrying = false;
+            if (p.why == limit::host_handshakes) table_.release(*static_cast<host_state*>(p.owner));
+            return;
+        }
+        p.tried = next->first;
+        touch(*next->second);
+    }
+    bool is_loose(const parking& p) const noexcept {
+        switch (p.why) {
+            case limit::handshakes:
+                return handshakes_ < params_.max_handshakes;
+            case limit::host_handshakes:
+                return static_cast<const host_state*>(p.owner)->handshakes < params_.max_handshakes_per_host;
+            case limit::key_connections:
+                return static_cast<const key_state*>(p.owner)->connections < params_.max_connections_per_host;
+            case limit::key_connects:
+                return static_cast<const key_state*>(p.owner)->connecting == 0;
+            default:
+                return false;
+        }
+    }
+
+    /// Sees to it that the waiters of a door have something to wait for.
+    void cover(door& d, instant now, actions& out) {
+        unpark(d);
+        table_.set_timer(d, std::nullopt);
+        if (d.opening != nullptr) {
+            auto& c = *d.opening;
+            const bool ready = c.state == connection_state::planned && (c.via == nullptr || (c.via->usable() && !c.via->probing));
+            if (ready && handshake_allowed(d, c.host, c.planned_for)) start(c, out);
+            return;
+        }
+        while (!d.waiters.empty() && d.probing == 0 && d.unpooled_opening < d.waiters.size() && d.opening == nullptr) {
+            const auto& head = *d.waiters.front();
+            const bool spill = d.usable > 0;
+            if (spill) {
+                const auto from = extra_connection_from(d);
+                if (now < from) return table_.set_timer(d, from);
+                if (d.key->connecting > 0) return park(d, d.key->behind_connect);
+            }
+            if (!open_for(d, head, spill, now, out)) return;
+        }
+    }
+
+    /// From when on the queue justifies one more connection beside those that serve it.
+    instant extra_connection_from(const door& d) const {
+        const auto& key = *d.key;
+        const auto expected = expected_connect(key);
+        auto from = std::max(d.waiters.front()->asked, d.last_opened) + expected;
+        if (key.hold_time.known() && d.capacity > 0) {
+            const auto clears_in = static_cast<double>(d.waiters.size()) * static_cast<double>(key.hold_time.value().count()) / static_cast<double>(d.capacity);
+            if (clears_in > static_cast<double>(expected.count())) from = instant::min();
+        }
+        return std::max(from, d.not_before);
+    }
+
+    /// Opens a connection for the oldest waiter, or parks the door. True if something was opened and the rest is to be looked at.
+    bool open_for(door& d, const waiter& head, bool spill, instant now, actions& out) {
+        const auto way = find_way(head.to, now, out);
+        for (const auto* link : way.missing) {
+            auto* key = link == way.missing.front() ? d.key : table_.find_key(link->key());
+            if (key == nullptr || key->connections + links_of(way, *link) <= params_.max_connections_per_host) continue;
+            make_room_in(*key, d, *link, now, out);
+            park(d, key->at_limit);
+            return false;
+        }
+        if (way.starts_now()) {
+            auto* first = way.missing.size() == 1 ? d.host : table_.find_host(way.missing.back()->endpoint());
+            if (!handshake_allowed(d, first, head.id)) return false;
+        }
+        const auto need = way.missing.size();
+        const bool promoted = spill && now >= head.asked + patience();
+        auto& queue = spill && !promoted ? spills_ : needs_;
+        const bool first_in_line = (needs_.doors.empty() || (&queue == &needs_ && head.id < needs_.doors.begin()->first)) &&
+                                   (&queue == &needs_ || spills_.doors.empty() || head.id < spills_.doors.begin()->first);
+        if (first_in_line && need <= free_slots()) {
+            open_way(way, d, head, out);
+            return true;
+        }
+        return at_the_bound(d, head, way, queue, spill, now, out);
+    }
+
+    bool at_the_bound(door& d, const waiter& head, const route& way, parking& queue, bool spill, instant now, actions& out) {
+        const auto need = way.missing.size();
+        if (params_.when_full == full_policy::open_unpooled && unpooled_ < params_.max_unpooled && need == 1 && way.starts_now()) {
+            auto& c = plan_unpooled(d, head.to, way.base);
+            start(c, out);
+            return true;
+        }
+        if (way.base_door != nullptr) ++way.base_door->relied_on;
+        if (params_.when_full == full_policy::fail && !spill) {
+            evict(needs_.demand + need, now, out);
+            if (free_slots() + closing_ < needs_.demand + need) {
+                while (!d.waiters.empty()) {
+                    auto& w = *d.waiters.front();
+                    fail(w, exhausted(w), out);
+                }
+                if (way.base_door != nullptr) --way.base_door->relied_on;
+                return false;
+            }
+        }
+        if (&queue == &spills_) table_.set_timer(d, head.asked + patience());
+        park(d, queue, need);
+        d.relies_on = way.base_door;
+        return false;
+    }
+
+    route find_way(const target& to, instant now, actions& out) {
+        route found;
+        found.missing.push_back(&to);
+        for (const auto* jump = to.jump(); jump != nullptr; jump = jump->jump()) {
+            if (auto* d = table_.find_door(*jump)) {
+                found.base = open_link(*d, now, out);
+                if (found.base == nullptr) found.base = d->opening;
+                if (found.base != nullptr) {
+                    found.base_door = d;
+                    return found;
+                }
+            }
+            found.missing.push_back(jump);
+        }
+        return found;
+    }
+    /// A connection to run another one through. One that was silent for too long is asked first whether it lives.
+    pooled_connection* open_link(door& d, instant now, actions& out) {
+        pooled_connection* silent = nullptr;
+        for (auto* c = d.members.front(); c != nullptr;) {
+            auto* next = d.members.after(*c);
+            if (c->is_expired(now)) {
+                retire(*c, close_reason::ttl, now, out);
+            } else if (c->probing || !c->is_healthy(now, params_.health_check_interval)) {
+                if (silent == nullptr || c->probing) silent = c;
+            } else {
+                return c;
+            }
+            c = next;
+        }
+        if (silent != nullptr && !silent->probing) start_probe(*silent, out);
+        return silent;
+    }
+    static std::size_t links_of(const route& way, const target& link) {
+        return static_cast<std::size_t>(std::count_if(way.missing.begin(), way.missing.end(), [&](const target* t) { return t->key() == link.key(); }));
+    }
+
+    void open_way(const route& way, door& d, const waiter& head, actions& out) {
+        auto* via = way.base;
+        const bool now = way.starts_now();
+        for (auto link = way.missing.rbegin(); link != way.missing.rend(); ++link) {
+            auto& of = *link == way.missing.front() ? d : table_.door_of(**link);
+            auto& c = plan(of, **link, via);
+            c.planned_for = head.id;
+            if (now && link == way.missing.rbegin()) start(c, out);
+            via = &c;
+        }
+    }
+
+    bool handshake_allowed(door& d, host_state* host, waiter_id as) {
+        if (handshakes_ >= params_.max_handshakes) {
+            park(d, by_handshakes_, 0, as);
+            return false;
+        }
+        if (host != nullptr && host->handshakes >= params_.max_handshakes_per_host) {
+            park(d, host->at_limit, 0, as);
+            return false;
+        }
+        return true;
+    }
+    void park(door& d, parking& at, std::size_t demand = 0, waiter_id as = 0) {
+        d.parked_in = &at;
+        d.parked_as = as != 0 ? as : d.waiters.front()->id;
+        d.parked_demand = demand;
+        at.demand += demand;
+        at.doors.insert({d.parked_as, &d});
+        if (at.why == limit::host_handshakes) table_.hold(*static_cast<host_state*>(at.owner));
+    }
+
+    /// The key has as many connections as it may: one of another identity, policy or jump goes if it was idle for long enough, or, when
+    /// the caller has waited for too long, the one that has served longest. Looks at the connections of this key, which its cap bounds.
+    void make_room_in(key_state& key, door& d, const target& link, instant now, actions& out) {
+        if (key.closing > key.at_limit.doors.size()) return;
+        const bool any = params_.when_full == full_policy::fail;
+        pooled_connection* idle = nullptr;
+        pooled_connection* oldest = nullptr;
+        std::optional<instant> later;
+        bool leaving = key.closing > 0;
+        for (auto* c = key.all.front(); c != nullptr; c = key.all.after(*c)) {
+            leaving = leaving || (c->state == connection_state::open && c->retired && !c->unpooled);
+            if (!c->usable() || c->pins != 0 || c->home->to == link) continue;
+            if (oldest == nullptr || c->opened_serial < oldest->opened_serial) oldest = c;
+            if (c->leases != 0 || !c->home->waiters.empty()) continue;
+            const auto ripe = idle_order::ripe_at(*c);
+            if (!any && ripe > now) {
+                later = std::min(later.value_or(ripe), ripe);
+            } else if (idle == nullptr || c->idle_serial < idle->idle_serial) {
+                idle = c;
+            }
+        }
+        if (idle != nullptr) return retire(*idle, close_reason::lru, now, out);
+        if (oldest == nullptr || leaving) {
+            if (later) table_.set_timer(d, later);
+            return;
+        }
+        const auto last_resort = d.waiters.front()->asked + patience();
+        if (now >= last_resort) return retire(*oldest, close_reason::lru, now, out);
+        table_.set_timer(d, std::min(later.value_or(last_resort), last_resort));
+    }
+
+    // --- at the bound of the pool
+
+    void hand_out_slots(instant now, actions& out) {
+        pool_deadline_.reset();
+        while (dirty_.empty()) {
+            auto& queue = needs_.doors.empty() ? spills_ : needs_;
+            if (queue.doors.empty()) return;
+            auto& first = *queue.doors.begin()->second;
+            if (free_slots() == 0 && first.waiters.front()->to.jump() == nullptr) break;
+            cover(first, now, out);
+            if (first.parked_in == &queue) break;
+            touch(first);
+        }
+        if (!dirty_.empty()) return;
+        evict(needs_.demand + spills_.demand, now, out);
+        drain(now, out);
+    }
+
+    static bool may_go(const pooled_connection& c) { return c.home->waiters.empty() && c.home->relied_on == 0; }
+    void evict(std::size_t demand, instant now, actions& out) {
+        const bool any = params_.when_full == full_policy::fail;
+        while (demand > free_slots() + closing_) {
+            auto* c = table_.idle.oldest(now, any, may_go);
+            if (c == nullptr) {
+                if (const auto next = table_.idle.next_ripe()) wake_at(*next);
+                return;
+            }
+            retire(*c, close_reason::lru, now, out);
+        }
+    }
+
+    /// The patience of the rest has a bound: then the connection that has served longest is lent no more. One at a time.
+    void drain(instant now, actions& out) {
+        if (needs_.doors.empty() || params_.when_full == full_policy::fail) return;
+        auto& d = *needs_.doors.begin()->second;
+        const auto& head = *d.waiters.front();
+        if (d.parked_demand <= free_slots() + closing_) return;
+        if (draining_for_ != 0) {
+            const auto* victim = table_.find(draining_);
+            if (draining_for_ != head.id || (victim != nullptr && victim->state == connection_state::open)) return;
+        }
+        const auto from = head.asked + patience();
+        if (now < from) return wake_at(from);
+        for (const auto& [serial, c] : table_.serving) {
+            if (is_on_the_way(*c->home, head.to)) continue;
+            draining_for_ = head.id;
+            draining_ = c->id;
+            return retire(*c, close_reason::lru, now, out);
+        }
+    }
+    static bool is_on_the_way(const door& d, const target& to) {
+        for (const auto* link = &to; link != nullptr; link = link->jump()) {
+            if (d.to == *link) return true;
+        }
+        return false;
+    }
+    void wake_at(instant when) {
+        if (!pool_deadline_ || when < *pool_deadline_) pool_deadline_ = when;
+    }
+
+    connection_id draining_ = 0;
+};
+
+}  // namespace sshpool::detail

@@ -1,0 +1,428 @@
+#pragma once
+
+#include <sshpool/detail/pool_admission.hpp>
+
+#include <algorithm>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <source_location>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace sshpool::detail {
+
+/// What the pool does, decided: events and the time go in, actions come out. No I/O, no clock, no threads.
+///
+/// Each event takes the time at which it happened and appends what is to be done. Whatever is due by then is done first, in order of time.
+/// Ids that are no longer known are ignored, because events race with closes.
+/// **Threads**: none of its own; one call at a time.
+class pool_core : private pool_admission {
+public:
+    /// `params` were validated. The seed feeds the jitter of the TTL and nothing else.
+    pool_core(const pool_params& params, std::uint64_t seed) : pool_admission(params, seed) {}
+
+    void acquire(instant now, waiter_id id, const target& to, instant deadline, asking how, std::source_location where, actions& out) {
+        advance(now, out);
+        if (closed_) {
+            out.emplace_back(
+                act::fail{id, {make_error(errc::pool_closed), to.key(), "waiting", "the pool was shut down before " + to.key() + " was asked for"}});
+            return;
+        }
+        auto* d = table_.find_door(to);
+        if (d != nullptr && d->waiters.empty()) {
+            if (auto* c = pick(*d, now, out)) {
+                count_grant(*d->key, true, {});
+                out.emplace_back(act::grant{id, c->id, lend(*c, now, where)});
+                return conclude(now, out);
+            }
+        }
+        if (how == asking::now_or_never) {
+            out.emplace_back(act::fail{id, {make_error(errc::pool_exhausted), to.key(), "waiting", "no connection to " + to.key() + " can be lent at once"}});
+            return conclude(now, out);
+        }
+        if (auto why = impossible(to); why) {
+            out.emplace_back(act::fail{id, std::move(why)});
+            return conclude(now, out);
+        }
+        d = &table_.door_of(to);
+        table_.add_waiter({id, to, d, now, deadline, ++serial_, where});
+        touch(*d);
+        conclude(now, out);
+        if (params_.when_full == full_policy::fail) fail_if_full(id, now, out);
+    }
+
+    /// The caller wants it no more; what is under way goes on for whoever comes next.
+    void cancelled(instant now, waiter_id id, actions& out) {
+        advance(now, out);
+        if (auto* w = table_.find_waiter(id)) {
+            fail(*w, {make_error(errc::cancelled), w->home->key->name, "waiting", "cancelled while waiting for a connection to " + w->home->key->name}, out);
+            conclude(now, out);
+        }
+    }
+
+    void opened(instant now, connection_id id, const connect_phases& phases, actions& out) {
+        advance(now, out);
+        auto* c = table_.find(id);
+        if (c == nullptr || c->state != connection_state::opening) return;
+        enter_open(*c, now, phases);
+        measure(phases);
+        connect_time_.add(phases.total());
+        c->key->connect_time.add(phases.total());
+        auto event = event_of(event_kind::connected, *c);
+        event.phases = phases;
+        announce(out, std::move(event));
+        if (c->unpooled) {
+            announce(out, event_of(event_kind::unpooled, *c));
+            if (c->home->waiters.empty()) {
+                close(*c, close_reason::discarded, {}, now, out);
+            } else {
+                grant(*c->home->waiters.front(), *c, now, out);
+            }
+        }
+        wake_dependents(*c);
+        touch(*c->home);
+        conclude(now, out);
+    }
+
+    void open_failed(instant now, connection_id id, const error_info& why, const connect_phases& phases, actions& out) {
+        advance(now, out);
+        auto* c = table_.find(id);
+        if (c == nullptr || c->state != connection_state::opening) return;
+        auto& d = *c->home;
+        const target tried = c->to;
+        const bool unpooled = c->unpooled;
+        measure(phases);
+        for (auto* counters : {&totals_, &d.key->counters}) ++counters->connect_failures[cause_of(why.code)];
+        d.key->last_failure = failure{why, now};
+        auto event = event_of(event_kind::connect_failed, *c);
+        event.error = why;
+        event.phases = phases;
+        announce(out, std::move(event));
+        fail_dependents(*c, tried, why, 1, now, out);
+        leave_connecting(*c);
+        remove(*c, now, out);
+        if (unpooled) {
+            fail_waiters(d, tried, 0, why, 1, out);
+        } else if (d.usable > 0 || d.unpooled_opening > 0) {
+            back_off(d, now);
+        } else {
+            fail_waiters(d, tried, 0, why, all_of_them, out);
+        }
+        conclude(now, out);
+    }
+
+    /// `heard`: when bytes last came from the server.
+    void released(instant now, connection_id id, lease_id lease, instant heard, actions& out) {
+        advance(now, out);
+        auto* c = table_.find(id);
+        auto* slot = c != nullptr ? c->find_lease(lease) : nullptr;
+        if (slot == nullptr) return;
+        take_back(*c, *slot, now, heard, out);
+        if (!c->home->waiters.empty()) touch(*c->home);
+        conclude(now, out);
+    }
+
+    /// Lend it no more; its other holders finish in peace.
+    void discarded(instant now, connection_id id, actions& out) { retire_one(now, id, out); }
+
+    /// The transport died.
+    void lost(instant now, connection_id id, const error_info& why, actions& out) {
+        advance(now, out);
+        auto* c = table_.find(id);
+        if (c == nullptr || c->state != connection_state::open) return;
+        c->key->last_failure = failure{why, now};
+        close(*c, close_reason::lost, why, now, out);
+        conclude(now, out);
+    }
+
+    /// The answer to a probe; an empty code: it lives.
+    void probed(instant now, connection_id id, const error_info& result, instant heard, actions& out) {
+        advance(now, out);
+        auto* c = table_.find(id);
+        if (c == nullptr || !c->probing) return;
+        stop_probe(*c);
+        if (result) {
+            for (auto* counters : {&totals_, &c->key->counters}) ++counters->health_check_failures;
+            c->key->last_failure = failure{result, now};
+            auto event = event_of(event_kind::probe_failed, *c);
+            event.error = result;
+            announce(out, std::move(event));
+            close(*c, close_reason::unhealthy, result, now, out);
+        } else {
+            c->heard = std::max({c->heard, std::min(heard, now), now});  // the answer itself was heard
+            if (c->lendable()) c->home->list(*c);
+            arm(*c, now);
+            wake_dependents(*c);
+            touch(*c->home);
+        }
+        conclude(now, out);
+    }
+
+    /// How many leases the connection can carry, as its server taught; 0: it is tainted.
+    void capacity(instant now, connection_id id, std::size_t leases, actions& out) {
+        if (leases == 0) return retire_one(now, id, out);
+        advance(now, out);
+        auto* c = table_.find(id);
+        if (c == nullptr || !c->usable() || c->learned_capacity == leases) return;
+        c->learned_capacity = leases;
+        const auto allowed = std::min(leases, params_.leases_per_connection);
+        if (leases < params_.leases_per_connection) {
+            auto event = event_of(event_kind::limit_learned, *c);
+            event.count = leases;
+            announce(out, std::move(event));
+        }
+        if (allowed == c->capacity) return;
+        set_capacity(*c, allowed);
+        touch(*c->home);
+        conclude(now, out);
+    }
+
+    /// The close action has ended: its slot is free.
+    void closed(instant now, connection_id id, actions& out) {
+        advance(now, out);
+        auto* c = table_.find(id);
+        if (c == nullptr || c->state != connection_state::closing) return;
+        remove(*c, now, out);
+        conclude(now, out);
+    }
+
+    void invalidate(instant now, std::string_view key, actions& out) {
+        advance(now, out);
+        if (const auto* k = table_.find_key(key)) retire_all(k->all, close_reason::invalidated, now, out);
+    }
+    void invalidate_identity(instant now, std::string_view identity, actions& out) {
+        advance(now, out);
+        if (const auto* who = table_.find_identity(identity)) retire_all(who->all, close_reason::invalidated, now, out);
+    }
+    void close_all(instant now, actions& out) {
+        advance(now, out);
+        retire_all(table_.all, close_reason::invalidated, now, out);
+    }
+
+    /// Refuses new callers, answers the waiting ones, lets the leased connections drain. `act::drained` follows when nothing is left.
+    void shut_down(instant now, actions& out) {
+        advance(now, out);
+        if (std::exchange(closed_, true)) return;
+        for (auto* w : table_.waiters_by_age()) {
+            fail(*w, {make_error(errc::pool_closed), w->home->key->name, "waiting", "the pool was shut down while waiting for " + w->home->key->name}, out);
+        }
+        retire_all(table_.all, close_reason::shutdown, now, out);
+    }
+    /// After `shut_down`: closes also what is leased.
+    void force(instant now, actions& out) {
+        advance(now, out);
+        if (!closed_) return;
+        for (const auto id : ids_of(table_.all)) {
+            if (auto* c = table_.find(id)) close(*c, close_reason::shutdown, {}, now, out);
+        }
+        conclude(now, out);
+    }
+
+    void channel_opened(std::chrono::nanoseconds took) noexcept { channel_open_.record(took); }
+
+    /// Does what is due.
+    void advance(instant now, actions& out) {
+        if (const auto next = next_deadline(); !next || *next > now) return;
+        while (auto* w = table_.waiter_due(now)) time_out(*w, now, out);
+        for (;;) {
+            if (auto* c = table_.connection_due(now)) {
+                attend(*c, now, out);
+            } else if (auto* d = table_.door_due(now)) {
+                table_.set_timer(*d, std::nullopt);
+                touch(*d);
+            } else {
+                break;
+            }
+        }
+        conclude(now, out);
+    }
+    /// When `advance` has to be called; it may turn out to be too early, never too late. Nothing: no timer is needed.
+    std::optional<instant> next_deadline() const {
+        auto next = table_.next_due();
+        if (pool_deadline_ && (!next || *pool_deadline_ < *next)) next = pool_deadline_;
+        return next;
+    }
+
+    bool empty() const noexcept { return table_.connection_count() == 0 && table_.waiter_count() == 0; }
+
+    pool_stats stats() const {
+        auto s = stats_of(totals_);
+        s.pool_size = size_;
+        s.in_use = in_use_;
+        s.idle = idle_;
+        s.connecting = connecting_;
+        s.waiting = table_.waiter_count();
+        s.acquire_wait = acquire_wait_;
+        s.connect_tcp = connect_tcp_;
+        s.connect_key_exchange = connect_key_exchange_;
+        s.connect_login = connect_login_;
+        s.channel_open = channel_open_;
+        return s;
+    }
+    pool_stats stats(std::string_view key) const {
+        const auto* k = table_.find_key(key);
+        if (k == nullptr) return {};
+        auto s = stats_of(k->counters);
+        for (const auto* c = k->all.front(); c != nullptr; c = k->all.after(*c)) {
+            if (c->unpooled) continue;
+            ++s.pool_size;
+            if (c->state == connection_state::open) ++(c->leases > 0 ? s.in_use : s.idle);
+        }
+        s.connecting = k->connecting;
+        s.waiting = k->waiting;
+        return s;
+    }
+    std::optional<connection_info> info(connection_id id) const {
+        const auto* c = table_.find(id);
+        if (c == nullptr || !c->was_open) return std::nullopt;
+        return info_of(*c, params_);
+    }
+    /// For people: who holds what, since when, what is waited for, what failed last.
+    std::string explain(std::string_view key, instant now) const {
+        const auto* k = table_.find_key(key);
+        if (k == nullptr) return std::string{key} + ": nothing is known of it\n  " + pool_line(figures(), params_) + '\n';
+        return explain_key(*k, figures(), params_, now);
+    }
+
+private:
+    static constexpr instant first_backoff = std::chrono::milliseconds{250};
+    static constexpr instant longest_backoff = std::chrono::seconds{30};
+    static constexpr auto all_of_them = ~std::size_t{0};
+
+    void conclude(instant now, actions& out) {
+        if (!dirty_.empty() || !retry_.empty() || !needs_.doors.empty() || !spills_.doors.empty()) settle(now, out);
+        if (closed_ && !drained_ && empty()) {
+            drained_ = true;
+            out.emplace_back(act::drained{});
+        }
+    }
+
+    /// A chain that can never be there as a whole.
+    error_info impossible(const target& to) const {
+        const auto refuse = [&](const std::string& why) { return error_info{make_error(errc::pool_exhausted), to.key(), "waiting", why}; };
+        if (to.jumps() + 1 > params_.max_connections) {
+            return refuse(to.key() + " is reached through " + std::to_string(to.jumps()) + " jump hosts and so needs " + std::to_string(to.jumps() + 1) +
+                          " connections, but pool_params::max_connections is " + std::to_string(params_.max_connections));
+        }
+        for (const auto* link = to.jump() != nullptr ? &to : nullptr; link != nullptr; link = link->jump()) {
+            std::size_t same = 0;
+            for (const auto* other = link; other != nullptr; other = other->jump()) same += other->key() == link->key() ? 1 : 0;
+            if (same > params_.max_connections_per_host) {
+                return refuse("the way to " + to.key() + " needs " + std::to_string(same) + " connections to " + link->key() +
+                              ", but pool_params::max_connections_per_host is " + std::to_string(params_.max_connections_per_host));
+            }
+        }
+        return {};
+    }
+
+    /// `full_policy::fail`: every connection of its door is full, and the pool has no place for another one.
+    void fail_if_full(waiter_id id, instant now, actions& out) {
+        auto* w = table_.find_waiter(id);
+        if (w == nullptr) return;
+        const auto& d = *w->home;
+        if (d.usable == 0 || d.opening != nullptr || d.probing > 0 || free_slots() > 0 || closing_ > 0 || can_evict(now)) return;
+        fail(*w, exhausted(*w), out);
+        conclude(now, out);
+    }
+
+    void retire_one(instant now, connection_id id, actions& out) {
+        advance(now, out);
+        auto* c = table_.find(id);
+        if (c == nullptr || c->state != connection_state::open) return;
+        retire(*c, close_reason::discarded, now, out);
+        conclude(now, out);
+    }
+    template <class List>
+    static std::vector<connection_id> ids_of(const List& list) {
+        std::vector<connection_id> ids;
+        ids.reserve(list.size());
+        for (const auto* c = list.front(); c != nullptr; c = list.after(*c)) ids.push_back(c->id);
+        return ids;
+    }
+    template <class List>
+    void retire_all(const List& list, close_reason reason, instant now, actions& out) {
+        for (const auto id : ids_of(list)) {
+            if (auto* c = table_.find(id)) retire(*c, reason, now, out);
+        }
+        conclude(now, out);
+    }
+
+    void wake_dependents(pooled_connection& c) {
+        for (auto* child = c.dependents.front(); child != nullptr; child = c.dependents.after(*child)) {
+            if (child->state == connection_state::planned) touch(*child->home);
+        }
+    }
+    /// What was to run through a connection that could not be opened cannot be opened either.
+    void fail_dependents(pooled_connection& c, const target& tried, const error_info& why, std::size_t jumps, instant now, actions& out) {
+        while (auto* child = c.dependents.front()) {
+            auto& d = *child->home;
+            const error_info info{make_error(errc::jump_failed), d.key->name, "jump host", "the jump host " + tried.key() + " could not be used: " + why.text};
+            fail_dependents(*child, tried, why, jumps + 1, now, out);
+            forget_planned(*child, now, out);
+            d.key->last_failure = failure{info, now};
+            if (d.usable > 0) {
+                back_off(d, now);
+            } else {
+                fail_waiters(d, tried, jumps, info, all_of_them, out);
+            }
+        }
+    }
+    /// Fails those who would have tried the same secrets. Others may share the door under one principal.
+    void fail_waiters(door& d, const target& tried, std::size_t jumps, const error_info& why, std::size_t at_most, actions& out) {
+        for (auto* w = d.waiters.front(); w != nullptr && at_most > 0;) {
+            auto* next = d.waiters.after(*w);
+            const auto* link = &w->to;
+            for (std::size_t i = 0; i < jumps && link != nullptr; ++i) link = link->jump();
+            if (link != nullptr && link->credential_digest() == tried.credential_digest()) {
+                fail(*w, why, out);
+                --at_most;
+            }
+            w = next;
+        }
+    }
+    static void back_off(door& d, instant now) {
+        d.backoff = d.backoff == instant{} ? first_backoff : std::min(2 * d.backoff, longest_backoff);
+        d.not_before = now + d.backoff;
+    }
+
+    void time_out(waiter& w, instant now, actions& out) {
+        auto& key = *w.home->key;
+        error_info info{make_error(errc::acquire_timeout), key.name, "waiting", wait_text(w, figures(), params_, now)};
+        for (auto* counters : {&totals_, &key.counters}) ++counters->wait_timeouts;
+        pool_event event;
+        event.kind = event_kind::acquire_timeout;
+        event.key = key.name;
+        event.error = info;
+        fail(w, std::move(info), out);
+        announce(out, std::move(event));
+    }
+    void attend(pooled_connection& c, instant now, actions& out) {
+        if (c.is_expired(now)) return retire(c, close_reason::ttl, now, out);
+        if (!c.probing && c.is_idle(now, params_.idle_timeout)) return retire(c, close_reason::idle, now, out);
+        if (!c.probing && c.leases == 0 && !c.is_healthy(now, params_.health_check_interval)) start_probe(c, out);
+        arm(c, now);
+    }
+
+    static errc cause_of(const std::error_code& code) noexcept {
+        for (const auto& entry : errors) {
+            if (code == entry.value) return entry.value;
+        }
+        return errc{};
+    }
+    void measure(const connect_phases& phases) noexcept {
+        if (phases.tcp.count() > 0) connect_tcp_.record(phases.tcp);
+        if (phases.key_exchange.count() > 0) connect_key_exchange_.record(phases.key_exchange);
+        if (phases.login.count() > 0) connect_login_.record(phases.login);
+    }
+    pool_figures figures() const noexcept { return {size_, in_use_, idle_, connecting_, closing_, unpooled_, table_.waiter_count(), handshakes_}; }
+
+    time_histogram connect_tcp_, connect_key_exchange_, connect_login_, channel_open_;
+    bool closed_ = false;
+    bool drained_ = false;
+};
+
+}  // namespace sshpool::detail
