@@ -169,14 +169,24 @@ inline void private_key::describe_rsa(const std::string& name) {
     const auto n = number(OSSL_PKEY_PARAM_RSA_N);
     const auto odd = [](const std::string& bytes) { return !bytes.empty() && (static_cast<unsigned char>(bytes.back()) & 1U) != 0; };
     if (!odd(n) || !odd(e) || e.size() > 8 || e == "\x01") throw key_error(name + " is damaged: it is no sound RSA key");
-    for (const char* part : {OSSL_PKEY_PARAM_RSA_D, OSSL_PKEY_PARAM_RSA_FACTOR1, OSSL_PKEY_PARAM_RSA_FACTOR2, OSSL_PKEY_PARAM_RSA_EXPONENT1,
-                             OSSL_PKEY_PARAM_RSA_EXPONENT2, OSSL_PKEY_PARAM_RSA_COEFFICIENT1}) {
+    const auto secret_number = [&](const char* part) {
         BIGNUM* raw = nullptr;
         const bool there = EVP_PKEY_get_bn_param(key_.get(), part, &raw) == 1;
-        const secret_bn value{raw};
-        if (!there || BN_is_negative(value.get()) || BN_is_zero(value.get()) || BN_num_bits(value.get()) > bits)
-            throw key_error(name + " is damaged: it is no sound RSA key");
-    }
+        secret_bn value{raw};
+        if (!there || BN_is_negative(raw) || BN_is_zero(raw) || BN_num_bits(raw) > bits) throw key_error(name + " is damaged: it is no sound RSA key");
+        return value;
+    };
+    for (const char* part : {OSSL_PKEY_PARAM_RSA_D, OSSL_PKEY_PARAM_RSA_EXPONENT1, OSSL_PKEY_PARAM_RSA_EXPONENT2}) secret_number(part);
+    const auto p = secret_number(OSSL_PKEY_PARAM_RSA_FACTOR1);
+    const auto q = secret_number(OSSL_PKEY_PARAM_RSA_FACTOR2);
+    const auto inverse = secret_number(OSSL_PKEY_PARAM_RSA_COEFFICIENT1);
+    // OpenSSL would not notice a wrong factor: it tries again without them.
+    const std::unique_ptr<BN_CTX, freed_by<BN_CTX_free>> ctx{BN_CTX_new()};
+    const secret_bn product{BN_new()};
+    const secret_bn modulus{BN_bin2bn(as_bytes(n), static_cast<int>(n.size()), nullptr)};
+    if (BN_mul(product.get(), p.get(), q.get(), ctx.get()) != 1 || BN_cmp(product.get(), modulus.get()) != 0 || BN_is_one(p.get()) ||
+        BN_mod_mul(product.get(), inverse.get(), q.get(), p.get(), ctx.get()) != 1 || !BN_is_one(product.get()))
+        throw key_error(name + " is damaged: it is no sound RSA key");
     type_ = "ssh-rsa";
     hash_ = EVP_sha256();
     append_string(public_blob_, type_);
