@@ -1,5 +1,7 @@
 #pragma once
 
+#include <asio/error.hpp>
+
 #include <array>
 #include <cerrno>
 #include <string>
@@ -99,7 +101,10 @@ constexpr const error_entry* find_error(int value) {
 
 inline constexpr int after_start = 0x100;  // added to an errc's number in codes for trouble after the command was sent
 
-inline bool is_cancellation(const std::error_code& ec) noexcept { return ec.category() == std::system_category() && ec.value() == ECANCELED; }
+// Standalone Asio has a system category of its own.
+inline bool is_cancellation(const std::error_code& ec) noexcept {
+    return ec == asio::error::operation_aborted || (ec.category() == std::system_category() && ec.value() == ECANCELED);
+}
 
 class code_category final : public std::error_category {
 public:
@@ -174,7 +179,7 @@ inline std::string_view to_string(errc e) noexcept {
 /// `errc::cancelled` is `asio::error::operation_aborted`, as every Asio user expects; its fate is `unknown`, because a
 /// cancellation may come after the command was sent (`error_info::phase` tells which it was).
 inline std::error_code make_error(errc e, command_fate fate = command_fate::not_started) noexcept {
-    if (e == errc::cancelled) return {ECANCELED, std::system_category()};
+    if (e == errc::cancelled) return asio::error::operation_aborted;
     const auto* entry = detail::find_error(static_cast<int>(e));
     const bool after = entry != nullptr && (entry->when == detail::fates::after || (entry->when == detail::fates::both && fate == command_fate::unknown));
     return {static_cast<int>(e) | (after ? detail::after_start : 0), detail::codes()};

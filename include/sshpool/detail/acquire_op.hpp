@@ -1,6 +1,6 @@
 #pragma once
 
-#include <sshpool/detail/waiter.hpp>
+#include <sshpool/detail/caller.hpp>
 
 #include <asio/any_io_executor.hpp>
 
@@ -10,22 +10,22 @@
 
 namespace sshpool::detail {
 
-/// `async_get_connection`: a waiter that completes its caller's handler.
+/// `async_get_connection`: completes its caller's handler.
 template <class Transport, class Handler>
-class acquire_op final : public waiter<Transport> {
+class acquire_op final : public caller<Transport> {
 public:
     template <class Driver>
-    static void start(const std::shared_ptr<Driver>& driver, Handler handler, target to, instant deadline, error_info* details, std::source_location caller) {
-        auto op = std::make_shared<acquire_op>(driver->executor(), std::move(handler), std::move(to), details, caller);
+    static void start(const std::shared_ptr<Driver>& driver, Handler handler, target to, instant deadline, error_info* details, std::source_location from) {
+        auto op = std::make_shared<acquire_op>(driver->executor(), std::move(handler), std::move(to), details, from);
         op->deadline = deadline;
-        on_cancellation(op->handler_, [driver = std::weak_ptr{driver}, asked = std::weak_ptr<waiter<Transport>>{op}] {
+        on_cancellation(op->handler_, [driver = std::weak_ptr{driver}, asked = std::weak_ptr<caller<Transport>>{op}] {
             if (const auto d = driver.lock()) d->cancel(asked);
         });
         driver->ask(std::move(op));
     }
 
-    acquire_op(const asio::any_io_executor& fallback, Handler handler, target to, error_info* details, std::source_location caller)
-        : waiter<Transport>(std::move(to), asking::by_policy, caller),
+    acquire_op(const asio::any_io_executor& fallback, Handler handler, target to, error_info* details, std::source_location from)
+        : caller<Transport>(std::move(to), asking::by_policy, from),
           handler_(std::move(handler)),
           work_(asio::get_associated_executor(handler_, fallback)),
           details_(details) {}

@@ -31,8 +31,8 @@ public:
 
     void add(std::shared_ptr<context_life> life) {
         const std::lock_guard lock{mutex_};
-        auto* key = life.get();
-        lives_.emplace(key, std::move(life));
+        auto* const p = life.get();
+        lives_.emplace(p, std::move(life));
     }
     void remove(const context_life* life) {
         const std::lock_guard lock{mutex_};

@@ -1,9 +1,9 @@
 #pragma once
 
+#include <sshpool/detail/caller.hpp>
 #include <sshpool/detail/context_guard.hpp>
 #include <sshpool/detail/event_queue.hpp>
 #include <sshpool/detail/pool_core.hpp>
-#include <sshpool/detail/waiter.hpp>
 #include <sshpool/lease.hpp>
 #include <sshpool/pool_params.hpp>
 #include <sshpool/pool_stats.hpp>
@@ -39,7 +39,7 @@ public:
     using factory = std::function<Transport(asio::any_io_executor)>;
     using strand_type = asio::strand<asio::any_io_executor>;
     using lease_type = lease<Transport>;
-    using waiter_pointer = std::shared_ptr<waiter<Transport>>;
+    using caller_pointer = std::shared_ptr<caller<Transport>>;
 
     static std::shared_ptr<pool_driver> make(asio::any_io_executor executor, pool_params params, factory make_transport) {
         validate(params);
@@ -57,12 +57,12 @@ public:
     // Callers: any thread -----------------------------------------------------------------------------------------------------
 
     /// Queues the caller, or answers it at once.
-    void ask(waiter_pointer asked) {
+    void ask(caller_pointer asked) {
         asked->deadline = asked->deadline != instant{} ? asked->deadline : now() + params_.acquire_timeout;
         on_strand([self = this->shared_from_this(), asked = std::move(asked)]() mutable { self->queue(std::move(asked)); });
     }
     /// Takes the question back. The answer is then `errc::cancelled`, unless another one came first.
-    void cancel(std::weak_ptr<waiter<Transport>> asked) {
+    void cancel(std::weak_ptr<caller<Transport>> asked) {
         on_strand([self = this->shared_from_this(), asked = std::move(asked)] {
             const auto found = asked.lock();
             if (found == nullptr) return;
@@ -71,14 +71,14 @@ public:
         });
     }
     /// Lends what can be lent at this moment.
-    std::optional<lease_type> try_lend(const target& to, std::source_location caller) {
+    std::optional<lease_type> try_lend(const target& to, std::source_location from) {
         actions out;
         std::optional<lease_type> result;
         {
             const std::lock_guard lock{mutex_};
             const auto at = now();
             const auto id = ++last_waiter_;
-            core_.acquire(at, id, to, at, asking::now_or_never, caller, out);
+            core_.acquire(at, id, to, at, asking::now_or_never, from, out);
             for (auto& a : out) {
                 if (const auto* granted = std::get_if<act::grant>(&a); granted != nullptr && granted->waiter == id) {
                     result = make_lease(*granted);
@@ -173,13 +173,13 @@ private:
 
     // The strand --------------------------------------------------------------------------------------------------------------
 
-    void queue(waiter_pointer asked) {
+    void queue(caller_pointer asked) {
         if (asked->cancelled)
             return answer(*asked, error_info{make_error(errc::cancelled), asked->where.key(), "waiting", "cancelled before a connection was asked for"}, {});
         auto& w = *asked;
         step([&](pool_core& core, instant at, actions& out) {
             w.id = ++last_waiter_;
-            core.acquire(at, w.id, w.where, w.deadline, w.mode, w.caller, out);
+            core.acquire(at, w.id, w.where, w.deadline, w.mode, w.asker, out);
             waiters_.emplace(w.id, std::move(asked));
         });
     }
@@ -255,11 +255,11 @@ private:
         });
     }
 
-    void answer(waiter<Transport>& asked, error_info error, lease_type granted) {
+    void answer(caller<Transport>& asked, error_info error, lease_type granted) {
         asked.answered = true;
         asked.answer(std::move(error), std::move(granted));
     }
-    waiter_pointer take_waiter(waiter_id id) {
+    caller_pointer take_waiter(waiter_id id) {
         auto node = waiters_.extract(id);
         return node.empty() ? nullptr : std::move(node.mapped());
     }
@@ -275,14 +275,21 @@ private:
     // Actions -----------------------------------------------------------------------------------------------------------------
 
     void perform(act::open& what) {
+        try {
+            start_open(what);
+        } catch (const std::exception& e) {
+            const error_info error{make_error(errc::connect_failed), what.to.key(), "tcp", what.to.key() + " could not be opened: " + e.what()};
+            forget(what.connection);
+            step([&](pool_core& core, instant at, actions& out) { core.open_failed(at, what.connection, error, {}, out); });
+        }
+    }
+    void start_open(const act::open& what) {
         const auto id = what.connection;
         auto transport = make_transport_(executor_);
-        open_request<Transport> request{std::move(what.to), params_.connect_timeout, params_.spare_channels, params_.reap_grace, std::nullopt, observe(id)};
+        open_request<Transport> request{what.to, params_.connect_timeout, params_.spare_channels, params_.reap_grace, std::nullopt, observe(id)};
         {
             const std::lock_guard lock{mutex_};
-            if (what.via != 0) {
-                if (const auto jump = connections_.find(what.via); jump != connections_.end()) request.via = jump->second;
-            }
+            if (const auto jump = connections_.find(what.via); jump != connections_.end()) request.via = jump->second;
             connections_.emplace(id, transport);
         }
         transport.open(std::move(request), event<open_report>([id](pool_driver& self, const open_report& report) {
@@ -310,7 +317,7 @@ private:
             core.lost(at, what.connection,
                       error_info{make_error(errc::connection_lost), asked->where.key(), "waiting", "the connection was found dead when it was to be lent"},
                       out);
-            core.acquire(at, asked->id, asked->where, asked->deadline, asked->mode, asked->caller, out);
+            core.acquire(at, asked->id, asked->where, asked->deadline, asked->mode, asked->asker, out);
             waiters_.emplace(asked->id, std::move(asked));
         });
     }
@@ -429,7 +436,7 @@ private:
     // Touched on the strand only
     actions spare_batch_;
     bool settling_ = false;
-    std::unordered_map<waiter_id, waiter_pointer> waiters_;
+    std::unordered_map<waiter_id, caller_pointer> waiters_;
     std::vector<std::function<void()>> when_drained_;
     bool drained_ = false;
 };

@@ -16,8 +16,8 @@ namespace sshpool::detail {
 template <class Transport, class Driver, class Handler>
 class pool_run_op : public std::enable_shared_from_this<pool_run_op<Transport, Driver, Handler>> {
 public:
-    static void start(const std::shared_ptr<Driver>& driver, Handler handler, target to, command what, error_info* details, std::source_location caller) {
-        const auto op = std::make_shared<pool_run_op>(driver, std::move(handler), std::move(to), std::move(what), details, caller);
+    static void start(const std::shared_ptr<Driver>& driver, Handler handler, target to, command what, error_info* details, std::source_location from) {
+        const auto op = std::make_shared<pool_run_op>(driver, std::move(handler), std::move(to), std::move(what), details, from);
         on_cancellation(op->handler_, [driver = std::weak_ptr{driver}, weak = std::weak_ptr{op}] {
             if (const auto d = driver.lock())
                 d->on_strand([weak] {
@@ -27,22 +27,22 @@ public:
         op->acquire();
     }
 
-    pool_run_op(std::shared_ptr<Driver> driver, Handler handler, target to, command what, error_info* details, std::source_location caller)
+    pool_run_op(std::shared_ptr<Driver> driver, Handler handler, target to, command what, error_info* details, std::source_location from)
         : driver_(std::move(driver)),
           handler_(std::move(handler)),
           work_(asio::get_associated_executor(handler_, driver_->executor())),
           to_(std::move(to)),
           what_(std::move(what)),
           details_(details),
-          caller_(caller),
+          from_(from),
           deadline_(driver_->now() + driver_->params().acquire_timeout) {}
 
 private:
     using executor_type = asio::associated_executor_t<Handler, asio::any_io_executor>;
 
-    /// The question for a connection: a waiter of its own, because a retry asks again.
-    struct question final : waiter<Transport> {
-        question(std::shared_ptr<pool_run_op> asking_op) : waiter<Transport>(asking_op->to_, asking::by_policy, asking_op->caller_), op(std::move(asking_op)) {}
+    /// The question for a connection: a caller of its own, because a retry asks again.
+    struct question final : caller<Transport> {
+        question(std::shared_ptr<pool_run_op> asking_op) : caller<Transport>(asking_op->to_, asking::by_policy, asking_op->from_), op(std::move(asking_op)) {}
         void answer(error_info error, lease<Transport> granted) override {
             const auto self = std::move(op);
             self->granted(std::move(error), std::move(granted));
@@ -108,10 +108,10 @@ private:
     command what_;
     error_info* details_;
     error_info run_error_;
-    std::source_location caller_;
+    std::source_location from_;
     instant deadline_;
     int attempt_ = 1;
-    std::weak_ptr<waiter<Transport>> asked_;
+    std::weak_ptr<caller<Transport>> asked_;
     lease<Transport> lease_;
     asio::cancellation_signal stop_running_;
     bool cancelled_ = false;

@@ -1,6 +1,6 @@
 #pragma once
 
-#include <sshpool/detail/waiter.hpp>
+#include <sshpool/detail/caller.hpp>
 
 #include <asio/any_io_executor.hpp>
 #include <asio/basic_waitable_timer.hpp>

@@ -1,6 +1,6 @@
 #pragma once
 
-#include <sshpool/detail/waiter.hpp>
+#include <sshpool/detail/caller.hpp>
 #include <sshpool/warm_report.hpp>
 
 #include <asio/any_io_executor.hpp>
@@ -17,8 +17,8 @@ namespace sshpool::detail {
 template <class Transport, class Driver, class Handler>
 class warm_op : public std::enable_shared_from_this<warm_op<Transport, Driver, Handler>> {
 public:
-    static void start(const std::shared_ptr<Driver>& driver, Handler handler, std::vector<target> targets, std::source_location caller) {
-        const auto op = std::make_shared<warm_op>(driver, std::move(handler), std::move(targets), caller);
+    static void start(const std::shared_ptr<Driver>& driver, Handler handler, std::vector<target> targets, std::source_location from) {
+        const auto op = std::make_shared<warm_op>(driver, std::move(handler), std::move(targets), from);
         on_cancellation(op->handler_, [driver = std::weak_ptr{driver}, weak = std::weak_ptr{op}] {
             if (const auto d = driver.lock())
                 d->on_strand([weak] {
@@ -28,16 +28,16 @@ public:
         driver->on_strand([op] { op->go_on(); });
     }
 
-    warm_op(std::shared_ptr<Driver> driver, Handler handler, std::vector<target> targets, std::source_location caller)
+    warm_op(std::shared_ptr<Driver> driver, Handler handler, std::vector<target> targets, std::source_location from)
         : driver_(std::move(driver)),
           handler_(std::move(handler)),
           work_(asio::get_associated_executor(handler_, driver_->executor())),
           targets_(std::move(targets)),
-          caller_(caller) {}
+          from_(from) {}
 
 private:
-    struct question final : waiter<Transport> {
-        question(std::shared_ptr<warm_op> warm, target to) : waiter<Transport>(std::move(to), asking::by_policy, warm->caller_), op(std::move(warm)) {}
+    struct question final : caller<Transport> {
+        question(std::shared_ptr<warm_op> warm, target to) : caller<Transport>(std::move(to), asking::by_policy, warm->from_), op(std::move(warm)) {}
         void answer(error_info error, lease<Transport> granted) override {
             granted.release();
             std::exchange(op, nullptr)->answered(*this, std::move(error));
@@ -75,9 +75,9 @@ private:
     Handler handler_;
     asio::executor_work_guard<asio::associated_executor_t<Handler, asio::any_io_executor>> work_;
     std::vector<target> targets_;
-    std::source_location caller_;
+    std::source_location from_;
     std::size_t next_ = 0;
-    std::unordered_map<const question*, std::weak_ptr<waiter<Transport>>> asked_;
+    std::unordered_map<const question*, std::weak_ptr<caller<Transport>>> asked_;
     warm_report report_;
     bool cancelled_ = false;
     bool handed_over_ = false;

@@ -6,6 +6,8 @@
 #include <asio/associated_allocator.hpp>
 #include <asio/associated_cancellation_slot.hpp>
 #include <asio/associated_executor.hpp>
+#include <asio/bind_allocator.hpp>
+#include <asio/bind_executor.hpp>
 #include <asio/executor_work_guard.hpp>
 #include <asio/post.hpp>
 
@@ -20,18 +22,18 @@ namespace sshpool::detail {
 /// A caller of the pool, from its question to its answer. The driver keeps it while it is queued, so that it goes with the
 /// execution context when nobody answers any more.
 template <class Transport>
-struct waiter {
-    explicit waiter(target to, asking how, std::source_location from) : where(std::move(to)), mode(how), caller(from) {}
-    waiter(const waiter&) = delete;
-    waiter& operator=(const waiter&) = delete;
-    virtual ~waiter() = default;
+struct caller {
+    explicit caller(target to, asking how, std::source_location asked_from) : where(std::move(to)), mode(how), asker(asked_from) {}
+    caller(const caller&) = delete;
+    caller& operator=(const caller&) = delete;
+    virtual ~caller() = default;
 
     /// Hands the answer over: called once, on the pool's strand; must not run user code.
     virtual void answer(error_info error, lease<Transport> granted) = 0;
 
     target where;
     asking mode;
-    std::source_location caller;
+    std::source_location asker;
     waiter_id id = 0;        // given when it is queued
     instant deadline{};      // absolute; set when it is asked
     bool cancelled = false;  // by a cancellation that came before it was queued

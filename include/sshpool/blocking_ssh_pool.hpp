@@ -1,0 +1,232 @@
+#pragma once
+
+#include <sshpool/ssh_pool.hpp>
+
+#include <asio/executor_work_guard.hpp>
+#include <asio/io_context.hpp>
+
+#include <chrono>
+#include <future>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <shared_mutex>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <utility>
+#include <vector>
+
+namespace sshpool {
+
+class blocking_ssh_pool;
+
+namespace detail {
+
+struct process_pool;
+
+/// An io_context with its threads and a pool on it; what blocking calls wait on.
+class blocking_engine {
+public:
+    explicit blocking_engine(pool_params params, std::size_t threads) : pool_(io_.get_executor(), std::move(params)) {
+        for (std::size_t i = 0; i < threads; ++i) threads_.emplace_back([this] { io_.run(); });
+    }
+    blocking_engine(const blocking_engine&) = delete;
+    blocking_engine& operator=(const blocking_engine&) = delete;
+    ~blocking_engine() { close(std::chrono::milliseconds::zero()); }
+
+    ssh_pool<>& pool() noexcept { return pool_; }
+
+    /// Starts an operation with `start(error_info&, handler)` and waits for its result; throws `ssh_error`.
+    template <class Result, class Start>
+    Result wait(Start&& start) {
+        struct answer {
+            std::promise<Result> promise;
+            error_info error;
+        };
+        std::future<Result> result;
+        {
+            const std::shared_lock open{closing_};  // an operation that has started ends before the threads do
+            if (closed_) throw pool_closed();
+            auto a = std::make_shared<answer>();
+            result = a->promise.get_future();
+            auto& error = a->error;
+            std::forward<Start>(start)(error, [a = std::move(a)](std::error_code ec, Result value) {
+                if (!ec) return a->promise.set_value(std::move(value));
+                if (!a->error) a->error.code = ec;
+                a->promise.set_exception(std::make_exception_ptr(ssh_error{std::move(a->error)}));
+            });
+        }
+        return result.get();
+    }
+
+    void close(std::chrono::milliseconds grace) {
+        {
+            const std::unique_lock alone{closing_};
+            if (closed_) return;
+            closed_ = true;
+        }
+        std::promise<void> drained;
+        pool_.async_shutdown(grace, [&](std::error_code) { drained.set_value(); });
+        drained.get_future().wait();
+        work_.reset();
+        for (auto& thread : threads_) thread.join();
+    }
+
+    static ssh_error pool_closed() { return ssh_error{error_info{make_error(errc::pool_closed), {}, "waiting", "the pool is closed"}}; }
+
+private:
+    asio::io_context io_;
+    asio::executor_work_guard<asio::io_context::executor_type> work_{io_.get_executor()};
+    ssh_pool<> pool_;
+    std::vector<std::thread> threads_;
+    std::shared_mutex closing_;
+    bool closed_ = false;
+};
+
+}  // namespace detail
+
+/// A pooled connection, lent to code without Asio. Move-only; gives the connection back when it goes. One thread at a time.
+class blocking_lease {
+public:
+    blocking_lease() = default;
+
+    /// As `libssh2_transport::async_run`; waits for the end. Throws `ssh_error`.
+    command_result run(command what) {
+        if (engine_ == nullptr) throw detail::blocking_engine::pool_closed();
+        return engine_->wait<command_result>([&](error_info& error, auto handler) { lease_->async_run(std::move(what), error, std::move(handler)); });
+    }
+    explicit operator bool() const noexcept { return static_cast<bool>(lease_); }
+    void release() noexcept { lease_.release(); }
+    void discard() noexcept { lease_.discard(); }
+    connection_info info() const { return lease_.info(); }
+
+private:
+    friend class blocking_ssh_pool;
+    blocking_lease(std::shared_ptr<detail::blocking_engine> engine, lease<libssh2_transport> lent) : engine_(std::move(engine)), lease_(std::move(lent)) {}
+
+    std::shared_ptr<detail::blocking_engine> engine_;  // goes after the lease
+    lease<libssh2_transport> lease_;
+};
+
+/// The pool for code without Asio: the same calls, each waiting for its end; errors are thrown as `ssh_error`.
+///
+/// **Threads**: every member may be called from any thread. It owns its io_context and the threads that run it. Callbacks
+/// (`pool_params::on_event`, `command::on_output`) run on those threads and must not call the pool.
+/// **Lifetime**: leases may outlive it.
+class blocking_ssh_pool {
+public:
+    /// Throws `std::invalid_argument` that names the field of `params` that cannot be.
+    explicit blocking_ssh_pool(pool_params params = {}, std::size_t threads = 2) { open(std::move(params), threads); }
+    blocking_ssh_pool(const blocking_ssh_pool&) = delete;
+    blocking_ssh_pool& operator=(const blocking_ssh_pool&) = delete;
+
+    /// As `ssh_pool::async_run`.
+    command_result run(const target& where, command what, std::source_location caller = std::source_location::current()) {
+        const auto engine = current();
+        return engine->wait<command_result>(
+            [&](error_info& error, auto handler) { engine->pool().async_run(where, std::move(what), error, std::move(handler), caller); });
+    }
+    /// As `ssh_pool::async_get_connection`.
+    blocking_lease get_connection(const target& where, std::source_location caller = std::source_location::current()) {
+        const auto engine = current();
+        return {engine, engine->wait<lease<libssh2_transport>>(
+                            [&](error_info& error, auto handler) { engine->pool().async_get_connection(where, error, std::move(handler), caller); })};
+    }
+    /// As `ssh_pool::try_get_connection`.
+    std::optional<blocking_lease> try_get_connection(const target& where, std::source_location caller = std::source_location::current()) {
+        const auto engine = current();
+        auto lent = engine->pool().try_get_connection(where, caller);
+        if (!lent) return std::nullopt;
+        return blocking_lease{engine, std::move(*lent)};
+    }
+    /// As `ssh_pool::async_warm`.
+    template <class Range>
+    warm_report warm(const Range& targets) {
+        const auto engine = current();
+        return engine->wait<warm_report>([&](error_info&, auto handler) { engine->pool().async_warm(targets, std::move(handler)); });
+    }
+    void invalidate(std::string_view key) { current()->pool().invalidate(key); }
+    void invalidate_principal(std::string_view label) { current()->pool().invalidate_principal(label); }
+    void close_all() { current()->pool().close_all(); }
+    pool_stats get_stats() const { return current()->pool().get_stats(); }
+    pool_stats get_stats(std::string_view key) const { return current()->pool().get_stats(key); }
+    std::string explain(std::string_view key) const { return current()->pool().explain(key); }
+
+    /// Refuses new calls, wakes those that wait for a connection (`errc::pool_closed`), lets what runs go on for at most `grace`,
+    /// then cuts it. Returns when nothing is left. Calls after it throw `errc::pool_closed`.
+    void shutdown(std::chrono::milliseconds grace) { current()->close(grace); }
+
+private:
+    friend struct detail::process_pool;
+    void open(pool_params params, std::size_t threads) {
+        if (threads == 0) throw std::invalid_argument("a blocking_ssh_pool needs at least one thread");
+        auto fresh = std::make_shared<detail::blocking_engine>(std::move(params), threads);
+        const std::lock_guard lock{mutex_};
+        engine_ = std::move(fresh);
+    }
+    std::shared_ptr<detail::blocking_engine> current() const {
+        const std::lock_guard lock{mutex_};
+        return engine_;
+    }
+
+    mutable std::mutex mutex_;
+    std::shared_ptr<detail::blocking_engine> engine_;
+};
+
+namespace detail {
+
+/// The process-wide pool. Never destroyed, so that code that runs during static destruction may still hold it.
+struct process_pool {
+    static process_pool& instance() {
+        static auto& immortal = *new process_pool;
+        return immortal;
+    }
+    std::mutex mutex;
+    std::unique_ptr<blocking_ssh_pool> pool;
+    bool open = false;
+
+    void reopen(pool_params params) {
+        if (pool == nullptr) {
+            pool = std::make_unique<blocking_ssh_pool>(std::move(params));
+        } else {
+            pool->open(std::move(params), 2);
+        }
+        open = true;
+    }
+};
+
+}  // namespace detail
+
+/// Makes the process-wide pool. Throws `std::logic_error` if there is one that is not closed. The reference is valid for the life of the process.
+inline blocking_ssh_pool& init_ssh_pool(pool_params params = {}) {
+    auto& process = detail::process_pool::instance();
+    const std::lock_guard lock{process.mutex};
+    if (process.open) throw std::logic_error("init_ssh_pool: the process-wide pool exists already; close_ssh_pool first");
+    process.reopen(std::move(params));
+    return *process.pool;
+}
+
+/// The process-wide pool; made with default parameters when there never was one. After `close_ssh_pool` and until an
+/// `init_ssh_pool` every call on it throws `errc::pool_closed`.
+inline blocking_ssh_pool& get_ssh_pool() {
+    auto& process = detail::process_pool::instance();
+    const std::lock_guard lock{process.mutex};
+    if (process.pool == nullptr) process.reopen({});
+    return *process.pool;
+}
+
+/// Closes the process-wide pool as `blocking_ssh_pool::shutdown` does. Nothing happens when there is none.
+inline void close_ssh_pool(std::chrono::milliseconds grace = std::chrono::seconds{10}) {
+    auto& process = detail::process_pool::instance();
+    blocking_ssh_pool* pool = nullptr;
+    {
+        const std::lock_guard lock{process.mutex};
+        if (!std::exchange(process.open, false)) return;
+        pool = process.pool.get();
+    }
+    pool->shutdown(grace);
+}
+
+}  // namespace sshpool
