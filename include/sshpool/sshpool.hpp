@@ -1,6 +1,7 @@
 #pragma once
 
 // Everything but prometheus.hpp.
+#include <sshpool/blocking_ssh_pool.hpp>
 #include <sshpool/command.hpp>
 #include <sshpool/connection_info.hpp>
 #include <sshpool/credentials.hpp>
