@@ -9,6 +9,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -45,18 +46,19 @@ inline void append_quoted(std::string& line, std::string_view word) {
 
 /// What to run on the other side, and how. A value; the setters return the command itself, for chaining.
 ///
-/// Throws `std::invalid_argument` for a NUL byte in the line, in a word or in an environment variable.
+/// Throws `std::invalid_argument` for a NUL byte in the line, in a word or in an environment variable, and for an environment variable of more
+/// than 32 KiB.
 class command {
 public:
     /// As `ssh host 'line'`: the remote user's login shell reads it.
-    command(const char* shell_line) : command(std::string{shell_line}) {}
+    command(const char* shell_line) : command(std::string{shell_line != nullptr ? shell_line : throw std::invalid_argument("the command is a null pointer")}) {}
     command(std::string_view shell_line) : command(std::string{shell_line}) {}
     command(std::string shell_line) : line_(std::move(shell_line)) { detail::refuse_nul(line_, "the command"); }
 
     /// The words reach the program as they are: each is quoted for the POSIX login shell that reads the line.
     /// The first word must not be empty and is never taken as an assignment or a keyword.
     template <class... Words>
-    static command argv(Words&&... words) {
+    requires(sizeof...(Words) > 0 && (std::is_convertible_v<Words, std::string_view> && ...)) static command argv(Words&&... words) {
         std::string line;
         (add_word(line, std::string_view{words}), ...);
         return from_words(std::move(line));
@@ -77,12 +79,16 @@ public:
         detail::refuse_nul(name, "an environment variable's name");
         detail::refuse_nul(value, "an environment variable's value");
         if (name.empty() || name.find('=') != std::string::npos) throw std::invalid_argument("an environment variable's name must not be empty or hold '='");
+        if (name.size() > longest_line || value.size() > longest_line - name.size())
+            throw std::invalid_argument("an environment variable is longer than 32 KiB: libssh2 would not send it");
         env_.emplace_back(std::move(name), std::move(value));
         return *this;
     }
     /// Counts from having the connection; `errc::command_timeout` after it. None by default.
     command& timeout(std::chrono::milliseconds after) {
         if (after <= std::chrono::milliseconds::zero()) throw std::invalid_argument("a command's timeout must be positive");
+        if (after > std::chrono::hours{24 * 3650})
+            throw std::invalid_argument("a command's timeout is longer than ten years");  // now + timeout never overflows
         timeout_ = after;
         return *this;
     }

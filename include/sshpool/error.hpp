@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cerrno>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -202,12 +203,12 @@ public:
 /// What the blocking face throws: `what()` is the sentence of the `error_info`.
 class ssh_error : public std::system_error {
 public:
-    explicit ssh_error(error_info info) : std::system_error(info.code), info_(std::move(info)) {}
-    const char* what() const noexcept override { return info_.text.empty() ? std::system_error::what() : info_.text.c_str(); }
-    const error_info& info() const noexcept { return info_; }
+    explicit ssh_error(error_info info) : std::system_error(info.code), info_(std::make_shared<const error_info>(std::move(info))) {}
+    const char* what() const noexcept override { return info_->text.empty() ? std::system_error::what() : info_->text.c_str(); }
+    const error_info& info() const noexcept { return *info_; }
 
 private:
-    error_info info_;
+    std::shared_ptr<const error_info> info_;  // shared: copying an exception must not throw
 };
 
 }  // namespace sshpool
