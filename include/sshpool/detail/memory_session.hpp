@@ -1,0 +1,269 @@
+#pragma once
+
+#include <sshpool/detail/libssh2_init.hpp>
+
+#include <libssh2.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <climits>
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <string>
+#include <string_view>
+#include <utility>
+
+namespace sshpool::detail {
+
+/// A libssh2 session whose socket is memory: bytes are given to it and taken from it.
+///
+/// The send callback only appends, so libssh2 never holds a half-sent packet: with one, a rekey hangs 1.10.0 to 1.11.1. The receive
+/// callback gives bytes only while the gate is open. Allocations are counted and bounded, because a server decides how much libssh2 queues.
+class memory_session {
+public:
+    static constexpr std::size_t base_memory = std::size_t{8} << 20;
+
+    memory_session() {
+        start_libssh2();
+        raw_ = libssh2_session_init_ex(&allocate_hook, &free_hook, &reallocate_hook, this);
+        if (raw_ == nullptr) throw std::bad_alloc();
+        libssh2_session_set_blocking(raw_, 0);
+        set_libssh2_callback(raw_, LIBSSH2_CALLBACK_SEND, &send_hook);
+        set_libssh2_callback(raw_, LIBSSH2_CALLBACK_RECV, &receive_hook);
+        set_libssh2_callback(raw_, LIBSSH2_CALLBACK_DISCONNECT, &disconnect_hook);
+    }
+    memory_session(const memory_session&) = delete;
+    memory_session& operator=(const memory_session&) = delete;
+    ~memory_session() { die(); }
+
+    LIBSSH2_SESSION* raw() const noexcept { return raw_; }
+
+    /// No descriptor has this number, so libssh2 neither changes nor restores the mode of anybody's socket.
+    static constexpr int no_socket = INT_MAX;
+
+    // Input -----------------------------------------------------------------------------------------------------------------
+
+    /// `bytes` need to live until `keep_rest`.
+    void give(std::string_view bytes) {
+        if (kept_.empty()) {
+            in_ = bytes;
+        } else {
+            kept_.erase(0, kept_.size() - in_.size());
+            kept_ += bytes;
+            in_ = kept_;
+        }
+        if (preamble_.size() < 255) preamble_ += bytes.substr(0, 255 - preamble_.size());
+    }
+    /// Keeps what libssh2 has not taken yet.
+    void keep_rest() {
+        if (in_.empty()) {
+            if (!kept_.empty()) std::string{}.swap(kept_);
+        } else if (kept_.empty()) {
+            kept_.assign(in_);
+        } else {
+            kept_.erase(0, kept_.size() - in_.size());
+        }
+        in_ = kept_;
+    }
+    void end_input() noexcept { ended_ = true; }
+    bool input_ended() const noexcept { return ended_; }
+    bool has_input() const noexcept { return !in_.empty(); }
+    std::size_t kept() const noexcept { return in_.size(); }
+    std::uint64_t consumed() const noexcept { return consumed_; }
+
+    /// libssh2 may take no more than `bytes` from now on; `over_allowance` tells that it wanted to.
+    void allow(std::uint64_t bytes) noexcept { allowance_ = bytes > UINT64_MAX - consumed_ ? UINT64_MAX : consumed_ + bytes; }
+    bool over_allowance() const noexcept { return over_allowance_; }
+
+    /// Lets libssh2 read for as long as the object lives.
+    class open_gate {
+    public:
+        explicit open_gate(memory_session& s, bool open = true) noexcept : session_(s), before_(std::exchange(s.gate_, open)) {}
+        open_gate(const open_gate&) = delete;
+        open_gate& operator=(const open_gate&) = delete;
+        ~open_gate() { session_.gate_ = before_; }
+
+    private:
+        memory_session& session_;
+        bool before_;
+    };
+
+    /// Lets libssh2 sort all input into its queues, whatever channel it is for. Gives 0, or libssh2's error.
+    ///
+    /// `wait_eof` and not a read of length 0 where possible: a read gives the channel's window back even if nothing was read, and so
+    /// would take the brake off a channel whose reader is slow.
+    int pump(LIBSSH2_CHANNEL* any_live_channel) {
+        const open_gate gate{*this};
+        for (int idle = 0; idle < 2;) {
+            starved_ = false;
+            const auto before = consumed_;
+            int rc = libssh2_channel_wait_eof(any_live_channel);
+            if (rc == 0) {
+                char unused = 0;
+                rc = static_cast<int>(libssh2_channel_read_ex(any_live_channel, 0, &unused, 0));
+            }
+            if (rc < 0 && rc != LIBSSH2_ERROR_EAGAIN) return rc;
+            if (starved_) break;
+            if (consumed_ == before) ++idle;  // packets that it had taken before
+        }
+        return 0;
+    }
+
+    // Output ----------------------------------------------------------------------------------------------------------------
+
+    /// Swaps what is to be sent into `buffer`, which must be empty.
+    void take_output(std::string& buffer) noexcept {
+        buffer.swap(out_);
+        taken_ += buffer.size();
+    }
+    bool has_output() const noexcept { return !out_.empty(); }
+    std::size_t queued() const noexcept { return out_.size(); }
+    std::uint64_t appended() const noexcept { return taken_ + out_.size(); }  // since the beginning
+    std::uint64_t taken() const noexcept { return taken_; }
+
+    // Life ------------------------------------------------------------------------------------------------------------------
+
+    /// Frees everything at once, in whatever phase it is: with both callbacks failing, `libssh2_session_free` cannot say EAGAIN, which would leak.
+    void die() noexcept {
+        dead_ = true;
+        if (raw_ != nullptr) libssh2_session_free(std::exchange(raw_, nullptr));
+    }
+    bool is_dead() const noexcept { return dead_; }
+
+    /// The server will send no more: the stream ended, or it said goodbye.
+    bool at_end() const noexcept { return dead_ || end_seen_ || disconnected_; }
+    bool was_disconnected() const noexcept { return disconnected_; }
+    const std::string& disconnect_words() const noexcept { return disconnect_words_; }
+
+    /// The first bytes of the connection as they came.
+    const std::string& preamble() const noexcept { return preamble_; }
+
+    std::string last_words() const {
+        char* text = nullptr;
+        int size = 0;
+        if (raw_ == nullptr || libssh2_session_last_error(raw_, &text, &size, 0) == 0 || text == nullptr || size <= 0) return {};
+        return printable({text, static_cast<std::size_t>(size)});
+    }
+
+    // Memory ----------------------------------------------------------------------------------------------------------------
+
+    void allow_memory(std::size_t bytes) noexcept { memory_limit_ = bytes; }
+    bool out_of_memory() const noexcept { return out_of_memory_; }
+    std::size_t memory_used() const noexcept { return memory_used_; }
+
+    /// For what libssh2 will free: signatures and answers.
+    void* allocate(std::size_t bytes) noexcept {
+        if (bytes > memory_limit_ || memory_used_ > memory_limit_ - bytes) {
+            out_of_memory_ = true;
+            return nullptr;
+        }
+        auto* const block = static_cast<std::byte*>(std::malloc(bytes + header));
+        if (block == nullptr) return nullptr;
+        std::memcpy(block, &bytes, sizeof bytes);
+        memory_used_ += bytes;
+        return block + header;
+    }
+    void deallocate(void* memory) noexcept {
+        if (memory == nullptr) return;
+        auto* const block = static_cast<std::byte*>(memory) - header;
+        memory_used_ -= size_of(block);
+        std::free(block);
+    }
+
+private:
+    static constexpr std::size_t header = alignof(std::max_align_t);
+
+    static std::size_t size_of(const std::byte* block) noexcept {
+        std::size_t bytes = 0;
+        std::memcpy(&bytes, block, sizeof bytes);
+        return bytes;
+    }
+    void* reallocate(void* memory, std::size_t bytes) noexcept {
+        if (memory == nullptr) return allocate(bytes);
+        auto* const block = static_cast<std::byte*>(memory) - header;
+        const auto before = size_of(block);
+        if (bytes > before && (bytes - before > memory_limit_ || memory_used_ > memory_limit_ - (bytes - before))) {
+            out_of_memory_ = true;
+            return nullptr;
+        }
+        auto* const moved = static_cast<std::byte*>(std::realloc(block, bytes + header));
+        if (moved == nullptr) return nullptr;
+        std::memcpy(moved, &bytes, sizeof bytes);
+        memory_used_ = memory_used_ - before + bytes;
+        return moved + header;
+    }
+
+    static memory_session& from(void** abstract) noexcept { return *static_cast<memory_session*>(*abstract); }
+    static LIBSSH2_ALLOC_FUNC(allocate_hook) { return from(abstract).allocate(count); }
+    static LIBSSH2_REALLOC_FUNC(reallocate_hook) { return from(abstract).reallocate(ptr, count); }
+    static LIBSSH2_FREE_FUNC(free_hook) { from(abstract).deallocate(ptr); }
+
+    static LIBSSH2_SEND_FUNC(send_hook) {
+        auto& self = from(abstract);
+        if (self.dead_ || socket != no_socket) return -EPIPE;
+        (void)flags;
+        try {
+            self.out_.append(static_cast<const char*>(buffer), length);
+        } catch (const std::bad_alloc&) {
+            return -ENOMEM;
+        }
+        return static_cast<ssize_t>(length);
+    }
+    static LIBSSH2_RECV_FUNC(receive_hook) {
+        auto& self = from(abstract);
+        (void)flags;
+        if (self.dead_ || socket != no_socket) return -ECONNRESET;
+        if (!self.gate_) return -EAGAIN;
+        if (self.in_.empty()) {
+            if (self.ended_) {
+                self.end_seen_ = true;
+                return 0;
+            }
+            self.starved_ = true;
+            return -EAGAIN;
+        }
+        if (self.consumed_ >= self.allowance_) {
+            self.over_allowance_ = true;
+            return -ECONNRESET;
+        }
+        const auto n = static_cast<std::size_t>(std::min<std::uint64_t>(std::min(length, self.in_.size()), self.allowance_ - self.consumed_));
+        std::memcpy(buffer, self.in_.data(), n);
+        self.in_.remove_prefix(n);
+        self.consumed_ += n;
+        return static_cast<ssize_t>(n);
+    }
+    static LIBSSH2_DISCONNECT_FUNC(disconnect_hook) {
+        (void)session;
+        (void)reason;
+        (void)language;
+        (void)language_len;
+        auto& self = from(abstract);
+        self.disconnected_ = true;
+        if (message != nullptr && message_len > 0) self.disconnect_words_ = printable({message, static_cast<std::size_t>(message_len)});
+    }
+
+    LIBSSH2_SESSION* raw_ = nullptr;
+    std::string kept_;
+    std::string_view in_;
+    std::string out_;
+    std::string preamble_;
+    std::string disconnect_words_;
+    std::uint64_t consumed_ = 0;
+    std::uint64_t taken_ = 0;
+    std::uint64_t allowance_ = UINT64_MAX;
+    std::size_t memory_used_ = 0;
+    std::size_t memory_limit_ = base_memory;
+    bool gate_ = false;
+    bool starved_ = false;
+    bool ended_ = false;
+    bool end_seen_ = false;
+    bool dead_ = false;
+    bool disconnected_ = false;
+    bool over_allowance_ = false;
+    bool out_of_memory_ = false;
+};
+
+}  // namespace sshpool::detail

@@ -1,0 +1,127 @@
+#pragma once
+
+#include <sshpool/command.hpp>
+#include <sshpool/detail/session_op.hpp>
+#include <sshpool/detail/ssh_session.hpp>
+#include <sshpool/error.hpp>
+
+#include <asio/any_io_executor.hpp>
+#include <asio/associated_allocator.hpp>
+#include <asio/associated_cancellation_slot.hpp>
+#include <asio/associated_executor.hpp>
+#include <asio/bind_allocator.hpp>
+#include <asio/bind_executor.hpp>
+#include <asio/cancellation_type.hpp>
+#include <asio/executor_work_guard.hpp>
+#include <asio/post.hpp>
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace sshpool::detail {
+
+/// What keeps a connection open: when the last handle has gone, and the last operation has ended, it is closed.
+struct session_owner {
+    explicit session_owner(std::shared_ptr<ssh_session> s) : session(std::move(s)) {}
+    session_owner(const session_owner&) = delete;
+    session_owner& operator=(const session_owner&) = delete;
+    ~session_owner() { session->close({}); }
+    std::shared_ptr<ssh_session> session;
+};
+
+/// `libssh2_transport::async_run`: carries the command to the session, the output and the result to the caller.
+template <class Handler>
+class run_op final : public session_op {
+public:
+    using executor_type = asio::associated_executor_t<Handler, asio::any_io_executor>;
+
+    static void start(std::shared_ptr<session_owner> owner, std::shared_ptr<void> share, Handler handler, command what, error_info* details) {
+        const auto session = owner->session;
+        const auto executor = session->executor();
+        if (!executor) return;  // its context has gone: nothing completes there any more
+        const auto timeout = what.timeout().value_or(std::chrono::milliseconds{});
+        const auto op = std::make_shared<run_op>(std::move(owner), std::move(share), *executor, std::move(handler), std::move(what), details);
+        if (op->what().line().size() > command::longest_line) {
+            return op->reject({make_error(errc::command_too_long),
+                               {},
+                               "exec",
+                               "a command line of " + std::to_string(op->what().line().size()) + " bytes is longer than 32 KiB: send the text with input()"});
+        }
+        // The types of cancellation all mean the same here. It is an event on the session's strand, whoever's thread it comes from.
+        auto slot = asio::get_associated_cancellation_slot(*op->handler_);
+        if (slot.is_connected())
+            slot.assign([session = std::weak_ptr{session}, weak = std::weak_ptr<session_op>{op}](asio::cancellation_type) {
+                if (const auto s = session.lock()) s->cancel(weak);
+            });
+        session->run(op, timeout);
+    }
+
+    run_op(std::shared_ptr<session_owner> owner, std::shared_ptr<void> share, const asio::any_io_executor& io_executor, Handler handler, command what,
+           error_info* details)
+        : session_op(std::move(what)),
+          owner_(std::move(owner)),
+          share_(std::move(share)),
+          handler_(std::move(handler)),
+          work_(std::in_place, asio::get_associated_executor(*handler_, io_executor)),
+          details_(details) {}
+
+    void attend() override {
+        if (!handler_ || delivering_) return;
+        if (!chunks_.empty()) return deliver();
+        if (is_answered()) complete();
+    }
+
+private:
+    /// `on_output` runs on the caller's executor, and nothing more is read until it has returned.
+    void deliver() {
+        delivering_ = true;
+        auto call = [self = std::static_pointer_cast<run_op>(shared_from_this()), chunks = std::exchange(chunks_, {})] {
+            const returning back{self};
+            for (const auto& c : chunks) self->what().on_output()(c.stream, c.bytes);
+        };
+        asio::post(asio::bind_executor(work_->get_executor(), std::move(call)));
+    }
+    /// Also where `on_output` throws.
+    struct returning {
+        explicit returning(std::shared_ptr<run_op> o) : op(std::move(o)) {}
+        returning(const returning&) = delete;
+        returning& operator=(const returning&) = delete;
+        ~returning() {
+            const auto session = op->owner_->session;
+            session->change([op = op] {
+                op->delivering_ = false;
+                op->attend();
+            });
+        }
+        std::shared_ptr<run_op> op;
+    };
+
+    void complete() {
+        share_.reset();  // given back before the caller hears of the end
+        owner_.reset();
+        auto work = std::move(*work_);
+        work_.reset();
+        auto handler = std::move(*handler_);
+        handler_.reset();
+        const auto executor = work.get_executor();
+        const auto allocator = asio::get_associated_allocator(handler);
+        auto last = [work = std::move(work), handler = std::move(handler), details = details_, error = std::move(error_),
+                     result = std::move(result_)]() mutable {
+            work.reset();
+            const auto ec = error.code;
+            if (details != nullptr && ec) *details = std::move(error);
+            std::move(handler)(ec, std::move(result));
+        };
+        asio::post(asio::bind_executor(executor, asio::bind_allocator(allocator, std::move(last))));
+    }
+
+    std::shared_ptr<session_owner> owner_;
+    std::shared_ptr<void> share_;
+    std::optional<Handler> handler_;
+    std::optional<asio::executor_work_guard<executor_type>> work_;
+    error_info* details_;
+};
+
+}  // namespace sshpool::detail

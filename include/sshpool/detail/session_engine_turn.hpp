@@ -1,0 +1,338 @@
+#pragma once
+
+#include <sshpool/detail/engine_probe.hpp>
+#include <sshpool/detail/session_engine.hpp>
+
+// What the session engine does with its input. Included by session_engine.hpp.
+
+namespace sshpool::detail {
+
+inline void session_engine::turn(engine_time now) {
+    in_turn_ = true;
+    if (stage_ == session_stage::greeting || stage_ == session_stage::login || stage_ == session_stage::first_channel) set_up(now);
+    if (stage_ == session_stage::ready && !broken_) work(now);
+    io_.keep_rest();
+    if (!broken_ && io_.out_of_memory())
+        broken_ =
+            trouble(errc::protocol_error, "connection", "made this end keep more than " + std::to_string(memory_session::base_memory >> 20U) + " MiB for it");
+    in_turn_ = false;
+    if (broken_) fail(*std::exchange(broken_, std::nullopt));
+}
+
+/// Key exchange, login, first channel: each runs alone, so libssh2 may read as it likes.
+inline void session_engine::set_up(engine_time now) {
+    if (stage_ == session_stage::greeting) {
+        const memory_session::open_gate gate{io_};
+        const int rc = libssh2_session_handshake(io_.raw(), memory_session::no_socket);
+        if (rc == LIBSSH2_ERROR_EAGAIN) return;
+        if (rc != 0) return fail(describe_greeting_failure(rc));
+        stage_ = session_stage::host_key;
+        return;
+    }
+    if (stage_ == session_stage::login) {
+        const memory_session::open_gate gate{io_};
+        const auto how = login_.step();
+        if (how == login_progress::pending) return;
+        if (how != login_progress::accepted) return fail(describe_login_failure(how));
+        io_.allow(UINT64_MAX);
+        io_.allow_memory(memory_session::base_memory);
+        if (options_.spare_channels == 0) {
+            stage_ = session_stage::ready;
+            return;
+        }
+        stage_ = session_stage::first_channel;
+        opening_ = true;
+        opening_since_ = now;
+    }
+    step_open(now);
+    if (stage_ == session_stage::first_channel && !opening_ && !broken_) stage_ = session_stage::ready;
+}
+
+inline void session_engine::work(engine_time now) {
+    int rc = 0;
+    for (;;) {
+        LIBSSH2_CHANNEL* const channel = any_channel();
+        if (channel != nullptr) rc = io_.pump(channel);
+        pass(now);  // also after an error: what came before it counts
+        if (broken_) return;
+        if (channel != nullptr || any_channel() == nullptr) break;  // where the pass opened the first channel, there is a pump only now
+    }
+    if (rc < 0) return fail(describe_loss(rc, "connection"));
+    if (any_channel() != nullptr || opening_) return;
+    if (io_.input_ended()) return fail(describe_loss(LIBSSH2_ERROR_SOCKET_RECV, "connection"));
+    constexpr std::size_t most_unsorted = std::size_t{256} << 10;
+    if (io_.kept() > most_unsorted) return fail(trouble(errc::protocol_error, "connection", "sent more than 256 KiB though no channel was open"));
+    if (io_.has_input() && waiting_.empty()) {  // nothing can sort it but a channel: open one for a moment
+        auto probe = std::make_shared<engine_probe>();
+        probe->submitted_at_ = now;
+        waiting_.push_front(std::move(probe));
+        pass(now);
+    }
+}
+
+inline void session_engine::pass(engine_time now) {
+    if (opening_) step_open(now);
+    if (broken_) return;
+    drop_answered_waiters();
+    hand_out_spares(now);
+    step_active(now);
+    if (broken_) return;
+    reap(now);
+    hand_out_spares(now);  // a probe may have given one back
+    if (!opening_ && wants_channel() && !at_limit() && may_open_at() <= now) {
+        opening_ = true;
+        opening_since_ = now;
+        step_open(now);
+    }
+    check_zombies(now);
+}
+
+inline void session_engine::step_active(engine_time now) {
+    for (std::size_t i = 0; i < active_.size() && !broken_;) {
+        const auto op = active_[i];  // by value: it may leave the list
+        const auto next = op->step(*this, now);
+        if (broken_) return;
+        if (next == op_next::again) {
+            ++i;
+            continue;
+        }
+        forget_due(*op);
+        active_.erase(active_.begin() + static_cast<std::ptrdiff_t>(i));
+        if (op->is_probe_) probing_ = false;
+        LIBSSH2_CHANNEL* const channel = std::exchange(op->channel_, nullptr);
+        if (next == op_next::keep_channel && spares_.size() < std::max<std::size_t>(options_.spare_channels, waiting_.empty() ? 0 : 1)) {
+            spares_.push_back(channel);
+        } else {
+            drop_channel(channel, op->answered_ ? op->answered_at_ : now, now);
+        }
+    }
+}
+
+inline void session_engine::drop_channel(LIBSSH2_CHANNEL* channel, engine_time since, engine_time now) {
+    if (libssh2_channel_free(channel) == LIBSSH2_ERROR_EAGAIN) {
+        zombies_.push_back({channel, since});
+    } else {
+        channel_gone(now);
+    }
+}
+
+inline void session_engine::reap(engine_time now) {
+    for (std::size_t i = 0; i < zombies_.size();) {
+        if (libssh2_channel_free(zombies_[i].channel) == LIBSSH2_ERROR_EAGAIN) {
+            ++i;
+            continue;
+        }
+        zombies_.erase(zombies_.begin() + static_cast<std::ptrdiff_t>(i));
+        channel_gone(now);
+    }
+}
+
+inline void session_engine::channel_gone(engine_time now) {
+    --channels_;
+    freed_.push_back(now);
+    io_.allow_memory(memory_session::base_memory + 2 * options_.window * channels_);
+}
+
+inline void session_engine::drop_answered_waiters() {
+    while (!waiting_.empty() && waiting_.front()->answered_) {
+        forget_due(*waiting_.front());
+        waiting_.pop_front();
+    }
+}
+
+inline void session_engine::hand_out_spares(engine_time now) {
+    while (!spares_.empty() && !waiting_.empty()) {
+        auto op = std::move(waiting_.front());
+        waiting_.pop_front();
+        if (op->answered_) {
+            forget_due(*op);
+            continue;
+        }
+        LIBSSH2_CHANNEL* const channel = spares_.back();
+        spares_.pop_back();
+        give_channel(std::move(op), channel, false, now);
+    }
+}
+
+inline void session_engine::give_channel(std::shared_ptr<engine_op> op, LIBSSH2_CHANNEL* channel, bool fresh, engine_time now) {
+    op->channel_ = channel;
+    op->fresh_channel_ = fresh;
+    if (op->is_probe_) {
+        probing_ = true;
+    } else {
+        channel_waits_.push_back(now - op->submitted_at_);
+    }
+    active_.push_back(std::move(op));
+}
+
+inline void session_engine::step_open(engine_time now) {
+    LIBSSH2_CHANNEL* channel = nullptr;
+    {
+        // With no channel to pump with, the open reads for itself; nobody else awaits anything then.
+        const memory_session::open_gate gate{io_, any_channel() == nullptr};
+        channel = libssh2_channel_open_ex(io_.raw(), "session", 7, options_.window, LIBSSH2_CHANNEL_PACKET_DEFAULT, nullptr, 0);
+    }
+    if (channel == nullptr) {
+        const int rc = libssh2_session_last_errno(io_.raw());
+        if (rc == LIBSSH2_ERROR_EAGAIN) return;
+        opening_ = false;
+        if (rc == LIBSSH2_ERROR_CHANNEL_FAILURE) return open_refused(now);
+        return fail(describe_loss(rc, "channel"));
+    }
+    opening_ = false;
+    refusals_ = 0;
+    peak_ = std::max(peak_, ++channels_);
+    io_.allow_memory(memory_session::base_memory + 2 * options_.window * channels_);
+    drop_answered_waiters();
+    if (waiting_.empty()) {
+        if (spares_.size() < options_.spare_channels) {
+            spares_.push_back(channel);
+        } else {
+            drop_channel(channel, now, now);  // whoever wanted it has gone
+        }
+        return;
+    }
+    auto op = std::move(waiting_.front());
+    waiting_.pop_front();
+    give_channel(std::move(op), channel, true, now);
+}
+
+/// Refused while others are open: the server is full. What it had open at once before, it will allow again.
+inline void session_engine::open_refused(engine_time now) {
+    constexpr unsigned patience = 6;  // refusals in a row, about 0.6 s, while a closed channel may still hold the last slot
+    const auto words = io_.last_words();
+    ++refusals_;
+    not_before_ = now + std::chrono::milliseconds{std::min(10U << std::min(refusals_, 6U), 500U)};
+    if (channels_ > 0) {
+        if (!limit_ || *limit_ > peak_) {
+            limit_ = peak_;
+            if (!tainted_) capacity_news_ = capacity();
+        }
+        return;
+    }
+    if (peak_ > 0 && refusals_ < patience) return;
+    const auto cause = trouble(errc::channel_refused, "channel", "refused to open a channel: " + words);
+    if (stage_ == session_stage::first_channel) return fail(cause);
+    drop_answered_waiters();
+    if (waiting_.empty()) return;
+    const auto op = std::move(waiting_.front());
+    waiting_.pop_front();
+    forget_due(*op);
+    op->refused(cause);
+    answer(*op, now);
+}
+
+inline LIBSSH2_CHANNEL* session_engine::any_channel() const noexcept {
+    if (!spares_.empty()) return spares_.front();
+    if (!active_.empty()) return active_.front()->channel_;
+    return zombies_.empty() ? nullptr : zombies_.front().channel;
+}
+
+/// Spare and busy ones together leave one slot of slack.
+inline bool session_engine::wants_spare() const noexcept {
+    if (spares_.size() + (probing_ ? 1 : 0) >= options_.spare_channels) return false;
+    return channels_ + 1 <= (limit_ ? capacity() : most_channels);
+}
+
+inline engine_time session_engine::may_open_at() const noexcept {
+    auto at = not_before_;
+    if (limit_ && channels_ + freed_.size() >= *limit_ && !freed_.empty()) {
+        // So many of the freed slots must have cooled that one is free.
+        const auto index = std::min(channels_ + freed_.size() - *limit_, freed_.size() - 1);
+        at = std::max(at, freed_[index] + slot_pause);
+    }
+    return at;
+}
+
+inline void session_engine::check_zombies(engine_time now) {
+    while (!freed_.empty() && freed_.front() + slot_pause <= now) freed_.pop_front();
+    if (!limit_) {
+        while (freed_.size() > most_channels) freed_.pop_front();
+    }
+    if (tainted_) return;
+    std::size_t dead = zombies_.size();
+    for (const auto& op : active_) dead += op->answered_ && !op->is_probe_ ? 1 : 0;
+    constexpr std::size_t usual_limit = 10;  // sshd's MaxSessions
+    if (dead == 0 || (oldest_zombie_due() > now && dead * 2 <= limit_.value_or(usual_limit))) return;
+    tainted_ = true;
+    capacity_news_ = 0;
+}
+
+inline engine_time session_engine::oldest_zombie_due() const noexcept {
+    auto oldest = engine_time::max();
+    for (const auto& z : zombies_) oldest = std::min(oldest, z.since);
+    for (const auto& op : active_) {
+        if (op->answered_) oldest = std::min(oldest, op->answered_at_);
+    }
+    return oldest == engine_time::max() ? oldest : oldest + options_.reap_grace;
+}
+
+inline void session_engine::note_due(engine_op& op) {
+    if (stage_ == session_stage::lost) return;
+    const auto due = std::min(op.due_, op.reply_due_);
+    if (due == op.listed_due_) return;
+    if (op.listed_due_ != engine_time::max()) deadlines_.erase({op.listed_due_, &op});
+    op.listed_due_ = due;
+    if (due != engine_time::max()) deadlines_.insert({due, &op});
+}
+
+inline op_next engine_probe::step(session_engine& engine, engine_time now) {
+    if (!fresh_channel_) {
+        constexpr std::string_view name = "SSHPOOL_PROBE";
+        if (!asked_) engine.await_reply(*this, now);
+        asked_ = true;
+        const int rc = libssh2_channel_setenv_ex(channel_, name.data(), static_cast<unsigned>(name.size()), "1", 1);
+        if (rc == LIBSSH2_ERROR_EAGAIN) return op_next::again;
+        engine.got_reply(*this);
+        if (rc != 0 && rc != LIBSSH2_ERROR_CHANNEL_REQUEST_DENIED) {
+            engine.broken_by(rc, "probe");
+            return op_next::free_channel;
+        }
+    }
+    if (!answered_) engine.answer(*this, now);
+    return op_next::keep_channel;
+}
+
+inline error_info session_engine::describe_greeting_failure(int rc) const {
+    const auto& heard = io_.preamble();
+    const auto greeted = heard.compare(0, 4, "SSH-") == 0 || heard.find("\nSSH-") != std::string::npos;
+    if (greeted) {
+        auto why = !io_.disconnect_words().empty() ? "said: " + io_.disconnect_words() : std::string{};
+        if (why.empty() && io_.over_allowance()) why = "sent more than " + std::to_string(greeting_allowance >> 10U) + " KiB before the key exchange had ended";
+        if (why.empty() && io_.at_end()) why = "closed the connection during the key exchange";
+        if (why.empty()) why = "failed the key exchange (libssh2 error " + std::to_string(rc) + ": " + io_.last_words() + ")";
+        return trouble(errc::handshake_failed, "key exchange", why);
+    }
+    const auto line = printable(std::string_view{heard}.substr(0, heard.find_first_of("\r\n")));
+    if (line.empty() && !io_.over_allowance())
+        return trouble(errc::server_busy, "banner", "dropped the connection before its banner: it takes no more logins at the moment");
+    // sshd's own words, up to 9.7 and from 9.8 on
+    if (line.compare(0, 20, "Exceeded MaxStartups") == 0 || line.compare(0, 23, "Not allowed at this time") == 0)
+        return trouble(errc::server_busy, "banner", "takes no more logins at the moment; it said: " + line);
+    return trouble(errc::handshake_failed, "banner", "does not answer as an SSH server; it said: " + line);
+}
+
+inline error_info session_engine::describe_login_failure(login_progress how) const {
+    const auto tried = login_.account().empty() ? std::string{} : "; " + login_.account();
+    const auto as_whom = "as user " + options_.user;
+    if (how == login_progress::unusable) return trouble(errc::key_unusable, "login", "cannot be logged in to " + as_whom + tried);
+    if (how == login_progress::refused) return trouble(errc::auth_failed, "login", "refused the login " + as_whom + tried);
+    if (io_.over_allowance())
+        return trouble(errc::protocol_error, "login", "sent more than " + std::to_string(login_allowance >> 10U) + " KiB before the login had ended");
+    const auto& words = io_.disconnect_words();
+    const auto said = words.empty() ? std::string{} : "; it said: " + words;
+    if (io_.was_disconnected() && words.find("authentication failures") != std::string::npos)  // sshd's MaxAuthTries
+        return trouble(errc::auth_failed, "login", "refused the login " + as_whom + tried + said);
+    if (io_.at_end()) return trouble(errc::connection_lost, "login", "closed the connection during the login " + as_whom + tried + said);
+    return trouble(errc::protocol_error, "login", "broke the protocol during the login " + as_whom + " (" + io_.last_words() + ")" + tried + said);
+}
+
+inline error_info session_engine::describe_loss(int rc, const char* phase) const {
+    if (io_.out_of_memory()) return trouble(errc::protocol_error, phase, "made this end keep more memory for it than a connection may use");
+    if (!io_.disconnect_words().empty()) return trouble(errc::connection_lost, phase, "ended the connection; it said: " + io_.disconnect_words());
+    if (rc == LIBSSH2_ERROR_SOCKET_RECV || rc == LIBSSH2_ERROR_SOCKET_DISCONNECT || rc == LIBSSH2_ERROR_SOCKET_SEND || io_.at_end())
+        return trouble(errc::connection_lost, phase, "closed the connection");
+    return trouble(errc::protocol_error, phase, "broke the protocol (libssh2 error " + std::to_string(rc) + ": " + io_.last_words() + ")");
+}
+
+}  // namespace sshpool::detail

@@ -1,0 +1,99 @@
+#pragma once
+
+#include <sshpool/command.hpp>
+#include <sshpool/detail/run_op.hpp>
+#include <sshpool/detail/ssh_session.hpp>
+#include <sshpool/error.hpp>
+#include <sshpool/transport.hpp>
+
+#include <asio/any_io_executor.hpp>
+#include <asio/async_result.hpp>
+
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <system_error>
+#include <utility>
+
+namespace sshpool {
+
+/// An SSH connection through libssh2: what a pool opens, and what a lease gives to work with.
+///
+/// A handle; copies are the same connection, which is closed when `close` is called, or when the last handle has gone and the last operation
+/// has ended. Any number of operations may run at once: each has a channel of its own; where the server allows fewer, they queue, first
+/// come first served.
+///
+/// **Threads**: any call from any thread. **Executor**: the connection works on a strand over the executor it was made with; operations complete on
+/// their handler's associated executor, and never inside the initiating call. **Lifetime**: may outlive its execution
+/// context, after which it is not usable, and operations are dropped with their handlers.
+/// **Cancellation** (terminal, partial or total): the caller is answered with `errc::cancelled` at once; the channel is closed as soon as SSH
+/// allows. Where the server's process goes on without its channel, no client can stop it: libssh2 can send a signal from 1.11 on, and sshd
+/// then passes TERM on.
+class libssh2_transport {
+public:
+    explicit libssh2_transport(const asio::any_io_executor& executor) : owner_(std::make_shared<detail::session_owner>(detail::ssh_session::make(executor))) {}
+
+    // The transport concept ---------------------------------------------------------------------------------------------------
+
+    /// Resolves, connects, exchanges keys, checks the host key, logs in, and opens the first spare channel. Once per connection.
+    ///
+    /// Errors: `resolve_failed, connect_failed, connect_timeout, server_busy, handshake_failed, host_key_unknown, host_key_mismatch, auth_failed,
+    /// key_unusable, channel_refused, connection_lost, protocol_error, cancelled`; `jump_failed` for a target behind a jump host.
+    void open(open_request<libssh2_transport> request, std::function<void(open_report)> done) {
+        const auto& to = request.target;
+        if (request.via || to.jump() != nullptr) {
+            return done(
+                {{make_error(errc::jump_failed), to.key(), "jump", to.key() + " is behind a jump host, which this version of the library cannot reach"}, {}});
+        }
+        owner_->session->open({std::move(request.target), request.timeout, request.spare_channels, request.reap_grace, std::move(request.observer)},
+                              std::move(done));
+    }
+    /// One round trip on a spare channel; where there is none, a channel-open. Where every channel is in use it succeeds without asking.
+    void probe(std::chrono::milliseconds timeout, std::function<void(error_info)> done) { owner_->session->probe(timeout, std::move(done)); }
+    void close(std::function<void()> done) { owner_->session->close(std::move(done)); }
+    bool is_usable() const noexcept { return owner_->session->is_usable(); }
+    std::chrono::steady_clock::time_point last_heard() const noexcept { return owner_->session->last_heard(); }
+    libssh2_transport lend(std::shared_ptr<void> share) const {
+        auto lent = *this;
+        lent.share_ = std::move(share);
+        return lent;
+    }
+
+    // Operations --------------------------------------------------------------------------------------------------------------
+
+    /// Runs a command and collects what it gives.
+    ///
+    /// Completes with `void(error_code, command_result)`. An error never comes with an exit status; what was collected until then is in the result:
+    ///  - `errc::connection_lost`, `protocol_error`: the fate tells whether the command may have run
+    ///  - `errc::command_timeout`: the command's own timeout; the fate as above
+    ///  - `errc::cancelled`, `output_limit`: it may have run, and may go on running
+    ///  - `errc::command_refused`, `env_refused`, `channel_refused`, `command_too_long`: it did not run
+    template <class CompletionToken>
+    auto async_run(command what, CompletionToken&& token) {
+        return start(std::move(what), nullptr, std::forward<CompletionToken>(token));
+    }
+    /// The same; `details` is filled on failure. It must live until the completion.
+    template <class CompletionToken>
+    auto async_run(command what, error_info& details, CompletionToken&& token) {
+        return start(std::move(what), &details, std::forward<CompletionToken>(token));
+    }
+
+private:
+    struct initiate_run {
+        std::shared_ptr<detail::session_owner> owner;
+        std::shared_ptr<void> share;
+        template <class Handler>
+        void operator()(Handler&& handler, command what, error_info* details) {
+            detail::run_op<std::decay_t<Handler>>::start(std::move(owner), std::move(share), std::forward<Handler>(handler), std::move(what), details);
+        }
+    };
+    template <class CompletionToken>
+    auto start(command what, error_info* details, CompletionToken&& token) {
+        return asio::async_initiate<CompletionToken, void(std::error_code, command_result)>(initiate_run{owner_, share_}, token, std::move(what), details);
+    }
+
+    std::shared_ptr<detail::session_owner> owner_;
+    std::shared_ptr<void> share_;
+};
+
+}  // namespace sshpool
