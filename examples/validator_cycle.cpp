@@ -308,7 +308,7 @@ outcome run_unpooled(const options& wish, const std::vector<sshpool::target>& ho
     std::size_t next = 0;
     return measure("a connection per command", hosts.size() * wish.commands, workers, [&](asio::io_context& io, outcome& o, const auto& part_ended) {
         for (std::size_t i = 0; i < workers; ++i) {
-            asio::co_spawn(io, unpooled_worker(o, hosts, next, wish.commands), [part_ended](const std::exception_ptr& e) {
+            asio::co_spawn(io, unpooled_worker(o, hosts, next, wish.commands), [&part_ended](const std::exception_ptr& e) {
                 if (e) std::rethrow_exception(e);
                 part_ended();
             });
@@ -329,7 +329,7 @@ outcome run_pooled(const options& wish, const std::vector<sshpool::target>& host
         pool.emplace(io.get_executor(), params);
         auto left = std::make_shared<std::size_t>(hosts.size());
         for (const auto& host : hosts) {
-            asio::co_spawn(io, pooled_host(o, *pool, host, wish.commands), [&pool, &o, left, part_ended](const std::exception_ptr& e) {
+            asio::co_spawn(io, pooled_host(o, *pool, host, wish.commands), [&pool, &o, left, &part_ended](const std::exception_ptr& e) {
                 if (e) std::rethrow_exception(e);
                 part_ended();
                 if (--*left != 0) return;
@@ -384,7 +384,7 @@ void print_table(std::size_t hosts, std::size_t commands, std::vector<outcome>& 
     std::fflush(stdout);
 }
 
-std::string quoted(std::string_view text) {
+std::string json_string(std::string_view text) {
     std::string out{'"'};
     for (const char c : text) {
         const auto byte = static_cast<unsigned char>(c);
@@ -413,8 +413,8 @@ void print_json(std::size_t hosts, std::size_t commands, std::vector<outcome>& h
         if (o.hit_rate) text += ",\"hit_rate\":" + number(*o.hit_rate, "%.4f");
         text += '}';
         for (const auto& [host, entry] : o.failures) {
-            failures += std::string{failures.empty() ? "" : ","} + "{\"host\":" + quoted(host) + ",\"half\":" + quoted(o.title) +
-                        ",\"count\":" + std::to_string(entry.first) + ",\"why\":" + quoted(entry.second) + "}";
+            failures += std::string{failures.empty() ? "" : ","} + "{\"host\":" + json_string(host) + ",\"half\":" + json_string(o.title) +
+                        ",\"count\":" + std::to_string(entry.first) + ",\"why\":" + json_string(entry.second) + "}";
         }
     }
     std::cout << text << ",\"failures\":[" << failures << "]}" << std::endl;
