@@ -54,11 +54,6 @@ public:
         const auto it = hosts_.find(name);
         return it == hosts_.end() ? nullptr : &it->second;
     }
-    identity_state* find_identity(std::string_view name) {
-        const auto it = identities_.find(name);
-        return it == identities_.end() ? nullptr : &it->second;
-    }
-
     door& door_of(const target& t) {
         if (auto* d = find_door(t)) return *d;
         auto& key = key_of(t.key());
@@ -74,7 +69,7 @@ public:
     }
     /// Forgets a door that nothing and nobody uses. The key's figures are kept for a while.
     void drop_if_unused(door& d) {
-        if (d.connections != 0 || !d.waiters.empty() || d.relied_on != 0 || d.parked_in != nullptr || d.dirty) return;
+        if (d.connections != 0 || !d.waiters.empty() || d.parked_in != nullptr || d.dirty) return;
         set_timer(d, std::nullopt);
         auto& key = *d.key;
         auto& host = *d.host;
@@ -133,6 +128,28 @@ public:
         waiters_.erase(w.id);
     }
 
+    /// A door that waits is looked at again when something changes with a jump host on its way, and these are not evicted under it.
+    void follow(door& d) {
+        if (d.to.jump() == nullptr || std::exchange(d.following, true)) return;
+        for (const auto* link = d.to.jump(); link != nullptr; link = link->jump()) followers_[*link].insert(&d);
+    }
+    void unfollow(door& d) {
+        if (!std::exchange(d.following, false)) return;
+        for (const auto* link = d.to.jump(); link != nullptr; link = link->jump()) {
+            const auto of = followers_.find(*link);
+            of->second.erase(&d);
+            if (of->second.empty()) followers_.erase(of);
+        }
+    }
+    bool is_followed(const door& d) const { return !followers_.empty() && followers_.find(d.to) != followers_.end(); }
+    template <class Do>
+    void for_each_follower(const door& d, Do do_it) const {
+        if (followers_.empty()) return;
+        const auto of = followers_.find(d.to);
+        if (of == followers_.end()) return;
+        for (auto* follower : of->second) do_it(*follower);
+    }
+
     /// Sets or clears the one deadline of a connection.
     void arm(pooled_connection& c, std::optional<instant> when) {
         if (c.armed == when) return;
@@ -165,6 +182,16 @@ public:
         return next;
     }
 
+    /// All whose login goes by this identity, or has a part that goes by this label.
+    std::vector<connection_id> connections_of(std::string_view identity) const {
+        std::vector<connection_id> ids;
+        for (const auto& [name, who] : identities_) {
+            if (name != identity && !who.all.front()->to.login().has_principal(identity)) continue;
+            for (const auto* c = who.all.front(); c != nullptr; c = who.all.after(*c)) ids.push_back(c->id);
+        }
+        std::sort(ids.begin(), ids.end());
+        return ids;
+    }
     std::vector<waiter*> waiters_by_age() {
         std::vector<waiter*> sorted;
         sorted.reserve(waiters_.size());
@@ -203,6 +230,7 @@ private:
     std::unordered_map<connection_id, pooled_connection> connections_;
     std::unordered_map<waiter_id, waiter> waiters_;
     std::unordered_map<target, door, target_hash> doors_;
+    std::unordered_map<target, std::set<door*>, target_hash> followers_;
     by_name<key_state> keys_;
     by_name<host_state> hosts_;
     by_name<identity_state> identities_;

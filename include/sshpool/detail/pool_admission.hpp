@@ -82,9 +82,7 @@ protected:
         at->doors.erase({d.parked_as, &d});
         at->demand -= d.parked_demand;
         if (at->why == limit::host_handshakes) table_.release(*static_cast<host_state*>(at->owner));
-        if (auto* base = std::exchange(d.relies_on, nullptr)) {
-            if (--base->relied_on == 0 && base->connections == 0) touch(*base);  // nothing may be left that needs it
-        }
+        table_.unfollow(d);
     }
 
     error_info exhausted(const waiter& w) const {
@@ -93,14 +91,14 @@ protected:
                     std::to_string(params_.max_connections) + " connections, " + std::to_string(in_use_) + " in use, " + std::to_string(connecting_) +
                     " connecting (pool_params::max_connections, when_full)"};
     }
-    bool can_evict(instant now) { return table_.idle.oldest(now, params_.when_full == full_policy::fail, may_go) != nullptr; }
+    bool can_evict(instant now) {
+        return table_.idle.oldest(now, params_.when_full == full_policy::fail, [this](const pooled_connection& c) { return may_go(c); }) != nullptr;
+    }
 
     /// How long a caller waits before a connection that others use has to go for it.
     instant patience() const noexcept { return 10 * std::max(connect_time_.value(), instant{std::chrono::milliseconds{1}}); }
     instant expected_connect(const key_state& key) const noexcept { return key.connect_time.known() ? key.connect_time.value() : connect_time_.value(); }
 
-    parking needs_{limit::connections};         // doors without a connection, at the bound of the pool
-    parking spills_{limit::connections_spill};  // doors that want an extra one, at the bound of the pool
     waiter_id draining_for_ = 0;
     std::optional<instant> pool_deadline_;
     time_histogram acquire_wait_;
@@ -110,7 +108,6 @@ private:
     struct route {
         std::vector<const target*> missing;
         pooled_connection* base = nullptr;
-        door* base_door = nullptr;
 
         bool starts_now() const noexcept { return base == nullptr || (base->state == connection_state::open && !base->probing); }
     };
@@ -145,9 +142,13 @@ private:
                 return static_cast<const key_state*>(p.owner)->connections < params_.max_connections_per_host;
             case limit::key_connects:
                 return static_cast<const key_state*>(p.owner)->connecting == 0;
-            default:
-                return false;
+            case limit::connections:
+            case limit::connections_spill:
+                return params_.when_full == full_policy::open_unpooled && unpooled_ < params_.max_unpooled;
+            case limit::none:
+                break;
         }
+        return false;
     }
 
     /// Sees to it that the waiters of a door have something to wait for.
@@ -156,6 +157,8 @@ private:
         table_.set_timer(d, std::nullopt);
         if (d.opening != nullptr) {
             auto& c = *d.opening;
+            if (c.state == connection_state::planned && d.waiters.empty() && c.dependents.empty())
+                return forget_planned(c, now, out);  // nobody wants it any more
             const bool ready = c.state == connection_state::planned && (c.via == nullptr || (c.via->usable() && !c.via->probing));
             if (ready && handshake_allowed(d, c.host, c.planned_for)) start(c, out);
             return;
@@ -199,7 +202,7 @@ private:
             if (!handshake_allowed(d, first, head.id)) return false;
         }
         const auto need = way.missing.size();
-        const bool promoted = spill && now >= head.asked + patience();
+        const bool promoted = spill && params_.when_full != full_policy::fail && now >= head.asked + patience();
         auto& queue = spill && !promoted ? spills_ : needs_;
         const bool first_in_line = (needs_.doors.empty() || (&queue == &needs_ && head.id < needs_.doors.begin()->first)) &&
                                    (&queue == &needs_ || spills_.doors.empty() || head.id < spills_.doors.begin()->first);
@@ -217,7 +220,7 @@ private:
             start(c, out);
             return true;
         }
-        if (way.base_door != nullptr) ++way.base_door->relied_on;
+        table_.follow(d);
         if (params_.when_full == full_policy::fail && !spill) {
             evict(needs_.demand + need, now, out);
             if (free_slots() + closing_ < needs_.demand + need) {
@@ -225,13 +228,12 @@ private:
                     auto& w = *d.waiters.front();
                     fail(w, exhausted(w), out);
                 }
-                if (way.base_door != nullptr) --way.base_door->relied_on;
+                table_.unfollow(d);
                 return false;
             }
         }
-        if (&queue == &spills_) table_.set_timer(d, head.asked + patience());
+        if (&queue == &spills_ && params_.when_full != full_policy::fail) table_.set_timer(d, head.asked + patience());
         park(d, queue, need);
-        d.relies_on = way.base_door;
         return false;
     }
 
@@ -242,10 +244,7 @@ private:
             if (auto* d = table_.find_door(*jump)) {
                 found.base = open_link(*d, now, out);
                 if (found.base == nullptr) found.base = d->opening;
-                if (found.base != nullptr) {
-                    found.base_door = d;
-                    return found;
-                }
+                if (found.base != nullptr) return found;
             }
             found.missing.push_back(jump);
         }
@@ -301,6 +300,7 @@ private:
         d.parked_demand = demand;
         at.demand += demand;
         at.doors.insert({d.parked_as, &d});
+        table_.follow(d);
         if (at.why == limit::host_handshakes) table_.hold(*static_cast<host_state*>(at.owner));
     }
 
@@ -350,14 +350,15 @@ private:
         }
         if (!dirty_.empty()) return;
         evict(needs_.demand + spills_.demand, now, out);
+        if (params_.when_full == full_policy::fail) return fail_the_rest(out);
         drain(now, out);
     }
 
-    static bool may_go(const pooled_connection& c) { return c.home->waiters.empty() && c.home->relied_on == 0; }
+    bool may_go(const pooled_connection& c) const { return c.home->waiters.empty() && !table_.is_followed(*c.home); }
     void evict(std::size_t demand, instant now, actions& out) {
         const bool any = params_.when_full == full_policy::fail;
         while (demand > free_slots() + closing_) {
-            auto* c = table_.idle.oldest(now, any, may_go);
+            auto* c = table_.idle.oldest(now, any, [this](const pooled_connection& one) { return may_go(one); });
             if (c == nullptr) {
                 if (const auto next = table_.idle.next_ripe()) wake_at(*next);
                 return;
@@ -366,15 +367,27 @@ private:
         }
     }
 
+    /// `full_policy::fail`: somebody older took the place that the youngest were told to wait for.
+    void fail_the_rest(actions& out) {
+        if (needs_.demand <= free_slots() + closing_) return;
+        auto& d = *needs_.doors.rbegin()->second;
+        while (!d.waiters.empty()) {
+            auto& w = *d.waiters.front();
+            fail(w, exhausted(w), out);
+        }
+    }
+
     /// The patience of the rest has a bound: then the connection that has served longest is lent no more. One at a time.
     void drain(instant now, actions& out) {
-        if (needs_.doors.empty() || params_.when_full == full_policy::fail) return;
+        if (needs_.doors.empty()) return;
         auto& d = *needs_.doors.begin()->second;
         const auto& head = *d.waiters.front();
         if (d.parked_demand <= free_slots() + closing_) return;
         if (draining_for_ != 0) {
             const auto* victim = table_.find(draining_);
-            if (draining_for_ != head.id || (victim != nullptr && victim->state == connection_state::open)) return;
+            if (victim != nullptr && victim->state == connection_state::open) return;
+            const auto* served = table_.find_waiter(draining_for_);
+            if (served != nullptr && served->home->parked_in != &needs_) return;  // its connection is being opened
         }
         const auto from = head.asked + patience();
         if (now < from) return wake_at(from);

@@ -158,6 +158,7 @@ public:
             arm(*c, now);
             wake_dependents(*c);
             touch(*c->home);
+            offer(*c);
         }
         conclude(now, out);
     }
@@ -194,9 +195,10 @@ public:
         advance(now, out);
         if (const auto* k = table_.find_key(key)) retire_all(k->all, close_reason::invalidated, now, out);
     }
+    /// A principal's label, also where it names only a part of the credentials, or a credentials' identity. Looks at every identity there is.
     void invalidate_identity(instant now, std::string_view identity, actions& out) {
         advance(now, out);
-        if (const auto* who = table_.find_identity(identity)) retire_all(who->all, close_reason::invalidated, now, out);
+        retire_each(table_.connections_of(identity), close_reason::invalidated, now, out);
     }
     void close_all(instant now, actions& out) {
         advance(now, out);
@@ -345,7 +347,10 @@ private:
     }
     template <class List>
     void retire_all(const List& list, close_reason reason, instant now, actions& out) {
-        for (const auto id : ids_of(list)) {
+        retire_each(ids_of(list), reason, now, out);
+    }
+    void retire_each(const std::vector<connection_id>& ids, close_reason reason, instant now, actions& out) {
+        for (const auto id : ids) {
             if (auto* c = table_.find(id)) retire(*c, reason, now, out);
         }
         conclude(now, out);

@@ -32,6 +32,9 @@ protected:
         d.dirty = false;
         return d;
     }
+    void tell_followers(const door& d) {
+        table_.for_each_follower(d, [this](door& follower) { touch(follower); });
+    }
     void loosen(parking& p) {
         p.tried = 0;
         if (p.doors.empty() || std::exchange(p.retrying, true)) return;
@@ -49,6 +52,7 @@ protected:
         ++connecting_;
         ++c.key->connecting;
         d.opening = &c;
+        tell_followers(d);
         run_through(c, via);
         touch(d);
         return c;
@@ -82,6 +86,7 @@ protected:
             return;
         }
         c.home->opening = nullptr;
+        tell_followers(*c.home);
         --connecting_;
         if (--c.key->connecting == 0) loosen(c.key->behind_connect);
     }
@@ -187,16 +192,20 @@ protected:
     void retire(pooled_connection& c, close_reason reason, instant now, actions& out) {
         if (c.state == connection_state::planned) return forget_planned(c, now, out);
         if (c.state == connection_state::opening) return close(c, reason, {}, now, out);
-        if (c.state == connection_state::closing || c.retired) return;
-        leave_usable(c);
-        c.retired = reason;
-        table_.arm(c, std::nullopt);
-        touch(*c.home);
-        if (reason == close_reason::invalidated || reason == close_reason::discarded || reason == close_reason::shutdown) {
-            for_each_dependent(c, [&](pooled_connection& child) { retire(child, reason, now, out); });
+        if (c.state == connection_state::closing) return;
+        const bool lent_until_now = !c.retired;
+        if (lent_until_now) {
+            leave_usable(c);
+            c.retired = reason;
+            table_.arm(c, std::nullopt);
+            touch(*c.home);
         }
-        if (c.unneeded()) return close(c, reason, {}, now, out);
-        announce(out, event_of(event_kind::draining, c, reason));
+        const bool all = reason == close_reason::invalidated || reason == close_reason::discarded || reason == close_reason::shutdown;
+        for_each_dependent(c, [&](pooled_connection& child) {
+            if (all || child.state == connection_state::planned) retire(child, reason, now, out);
+        });
+        if (c.unneeded()) return close(c, *c.retired, {}, now, out);
+        if (lent_until_now) announce(out, event_of(event_kind::draining, c, reason));
     }
     void close(pooled_connection& c, close_reason reason, const error_info& why, instant now, actions& out) {
         if (c.state == connection_state::closing) return;
@@ -240,6 +249,8 @@ protected:
         auto* via = c.via;
         if (c.unpooled) {
             --unpooled_;
+            loosen(needs_);
+            loosen(spills_);
         } else {
             --size_;
             if (c.state == connection_state::closing) {
@@ -248,6 +259,10 @@ protected:
             }
         }
         if (via != nullptr) via->dependents.erase(c);
+        for_each_dependent(c, [&](pooled_connection& child) {  // closing, too: its transport may be gone last
+            c.dependents.erase(child);
+            child.via = nullptr;
+        });
         table_.erase(c);
         loosen(key.at_limit);
         touch(d);
@@ -296,6 +311,11 @@ protected:
         if (!idle) return table_.idle.remove(c);
         c.idle_serial = ++serial_;
         table_.idle.add(c);
+        offer(c);
+    }
+    /// An idle connection may be what somebody of another identity waits for, whom the cap of the key holds up.
+    void offer(const pooled_connection& c) {
+        for (const auto& [serial, d] : c.key->at_limit.doors) touch(*d);
     }
 
     pool_event event_of(event_kind kind, const pooled_connection& c, std::optional<close_reason> reason = {}) const {
@@ -323,7 +343,9 @@ protected:
     key_counters totals_;
 
     parking by_handshakes_{limit::handshakes};
-    std::vector<door*> dirty_;  // a heap: the door of the oldest waiter first
+    parking needs_{limit::connections};         // doors without a connection, at the bound of the pool
+    parking spills_{limit::connections_spill};  // doors that want an extra one, at the bound of the pool
+    std::vector<door*> dirty_;                  // a heap: the door of the oldest waiter first
     std::vector<parking*> retry_;
 
 private:
@@ -336,6 +358,7 @@ private:
         place(*via);
     }
     void unpin(pooled_connection& via, instant now, actions& out) {
+        if (via.state == connection_state::planned) touch(*via.home);
         if (--via.pins != 0 || via.state != connection_state::open) return;
         if (via.retired) return close_if_unneeded(via, now, out);
         if (via.leases == 0) via.idle_since = now;
@@ -344,6 +367,7 @@ private:
     }
     void leave_usable(pooled_connection& c) {
         auto& d = *c.home;
+        tell_followers(d);
         stop_probe(c);
         d.unlist(c);
         d.members.erase(c);

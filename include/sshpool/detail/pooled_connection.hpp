@@ -228,8 +228,7 @@ struct door {
     parking* parked_in = nullptr;
     waiter_id parked_as = 0;
     std::size_t parked_demand = 0;
-    door* relies_on = nullptr;  ///< while parked for the pool: the jump host's door, whose connection must stay
-    std::size_t relied_on = 0;
+    bool following = false;  ///< wants to know what becomes of its jump hosts
     list_hook<door> in_key;
     bool dirty = false;
     waiter_id dirty_as = 0;

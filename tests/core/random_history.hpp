@@ -1,0 +1,425 @@
+#pragma once
+
+#include "core/reference_pool.hpp"
+
+#include <random>
+
+namespace core_test {
+
+/// Whom the histories talk to: shared hosts, identities that must not be mixed, keys that rotate behind one label, jump hosts.
+inline const std::vector<target>& all_targets() {
+    static const std::vector<target> targets = [] {
+        const auto policy = host_key_policy::accept_any();
+        const auto as = [](const char* secret) { return credentials::password(secret); };
+        const auto rotating = [](const char* secret) { return credentials::password(secret).as_principal("team"); };
+        std::vector<target> t;
+        t.emplace_back("root@a:22", as("one"), policy);
+        t.emplace_back("root@a:22", as("two"), policy);
+        t.emplace_back("root@a:22", rotating("three"), policy);
+        t.emplace_back("root@a:22", rotating("four"), policy);
+        t.emplace_back("user@a:22", as("one"), policy);
+        t.emplace_back("root@b:22", as("one"), policy);
+        t.emplace_back("root@c:22", as("one"), policy);
+        t.emplace_back("root@d:22", rotating("three"), policy);
+        t.emplace_back(target{"root@e:22", as("one"), policy}.via(t[0]));
+        t.emplace_back(target{"root@e:22", as("one"), policy}.via(t[5]));
+        t.emplace_back(target{"root@f:22", as("one"), policy}.via(t[2]));
+        t.emplace_back(target{"root@f:22", as("one"), policy}.via(t[3]));
+        t.emplace_back(target{"root@g:22", as("two"), policy}.via(t[8]));
+        t.emplace_back(target{"root@a:22", as("two"), policy}.via(t[0]));
+        return t;
+    }();
+    return targets;
+}
+
+/// One random history of a pool: a driver, a world and the callers in one, all from a seed. The reference pool looks on.
+class random_history {
+public:
+    explicit random_history(std::uint64_t seed, bool log = false) : random_(seed), logging_(log), ref_(draw_params()), core_(ref_.params, seed) {
+        ref_.pinned_unseen = [this](const target& to) { return may_be_pinned(to); };
+    }
+
+    /// Empty, or what went wrong.
+    std::string run(std::size_t steps) {
+        for (std::size_t i = 0; i < steps && ref_.wrong.empty(); ++i) step();
+        if (ref_.wrong.empty()) finish();
+        return ref_.wrong.empty() ? std::string{} : ref_.wrong + "\n" + describe() + log_.str();
+    }
+
+private:
+    using conn = seen_connection;
+
+    std::string describe() const {
+        const auto& p = ref_.params;
+        std::ostringstream out;
+        out << "max_connections " << p.max_connections << ", per host " << p.max_connections_per_host << ", leases " << p.leases_per_connection
+            << ", handshakes " << p.max_handshakes << ", per host " << p.max_handshakes_per_host << ", ttl " << p.connection_ttl.count() << " ms, idle "
+            << p.idle_timeout.count() << " ms, health " << p.health_check_interval.count() << " ms, when_full " << static_cast<int>(p.when_full)
+            << ", unpooled " << p.max_unpooled << "\n";
+        std::set<std::string> keys;
+        for (const auto index : targets_) keys.insert(all_targets()[index].key());
+        for (const auto& key : keys) out << core_.explain(key, now_);
+        return out.str();
+    }
+
+    std::size_t below(std::size_t n) { return static_cast<std::size_t>(random_() % n); }
+    bool one_in(std::size_t n) { return below(n) == 0; }
+    std::chrono::milliseconds ms(std::size_t from, std::size_t to) { return std::chrono::milliseconds{from + below(to - from + 1)}; }
+
+    pool_params draw_params() {
+        pool_params p;
+        p.max_connections = 1 + below(6);
+        p.max_connections_per_host = 1 + below(3);
+        p.leases_per_connection = 1 + below(3);
+        p.max_handshakes = 1 + below(4);
+        p.max_handshakes_per_host = 1 + below(3);
+        p.connection_ttl = one_in(3) ? ms(0, 0) : ms(20, 400);
+        p.ttl_jitter = one_in(2) ? 0.0 : 0.3;
+        p.idle_timeout = one_in(3) ? ms(0, 0) : ms(5, 200);
+        p.health_check_interval = one_in(3) ? ms(0, 0) : ms(5, 100);
+        p.acquire_timeout = ms(10, 600);
+        p.max_unpooled = below(3);
+        p.when_full = one_in(6) ? full_policy::fail : one_in(5) ? full_policy::open_unpooled : full_policy::wait;
+        const auto jumps = p.when_full != full_policy::open_unpooled && one_in(2);
+        const auto usable = jumps ? all_targets().size() : 8;
+        for (std::size_t i = 0, n = 1 + below(6); i < n; ++i) targets_.push_back(below(usable));
+        return p;
+    }
+
+    template <class Which>
+    conn* some(Which which) {
+        std::vector<conn*> found;
+        for (auto& c : ref_.connections) {
+            if (c.state != conn::gone && which(c)) found.push_back(&c);
+        }
+        return found.empty() ? nullptr : found[below(found.size())];
+    }
+
+    void step() {
+        const auto& p = ref_.params;
+        const auto pace = below(100);
+        if (pace < 30) return acquire();
+        if (pace < 44) return release();
+        if (pace < 60) return answer_open();
+        if (pace < 68) return answer_close();
+        if (pace < 73) return answer_probe();
+        if (pace < 90) return pass_time();
+        if (pace < 93) return cancel();
+        if (auto* c = some([](const conn& one) { return one.state == conn::open; })) {
+            const auto id = c->id;
+            switch (below(8)) {
+                case 0:
+                    return event("discarded " + std::to_string(id), [&](actions& out) {
+                        ref_.retire_with_dependents(id);
+                        core_.discarded(now_, id, out);
+                    });
+                case 1:
+                    return lose(*c);
+                case 2: {
+                    const auto n = below(p.leases_per_connection + 2);
+                    return event("capacity " + std::to_string(id) + " " + std::to_string(n), [&](actions& out) {
+                        if (n == 0) {
+                            ref_.retire_with_dependents(id);
+                        } else if (!c->retired && !c->unpooled) {
+                            c->capacity = std::min(n, p.leases_per_connection);
+                        }
+                        core_.capacity(now_, id, n, out);
+                    });
+                }
+                case 3:
+                    return noise(id);
+                default:
+                    break;
+            }
+        }
+        if (one_in(3)) invalidate();
+    }
+
+    void acquire() {
+        const auto& to = all_targets()[targets_[below(targets_.size())]];
+        const auto how = one_in(8) ? asking::now_or_never : asking::by_policy;
+        const auto id = ++last_waiter_;
+        seen_waiter w{id, to, now_, now_ + ref_.params.acquire_timeout, how, 0, {}};
+        event("acquire " + std::to_string(id) + " " + to.key() + (how == asking::by_policy ? "" : " now"), [&](actions& out) {
+            ref_.waiters.push_back(w);
+            core_.acquire(now_, id, to, w.deadline, how, std::source_location::current(), out);
+        });
+        const auto* asked = ref_.find_waiter(id);
+        if (how == asking::now_or_never && asked->answers == 0) ref_.blame("a caller who would not wait was queued");
+    }
+    void release() {
+        auto* c = some([](const conn& one) { return !one.leases.empty(); });
+        if (c == nullptr) return;
+        auto lease = c->leases.begin();
+        std::advance(lease, below(c->leases.size()));
+        const auto [id, since] = *lease;
+        const auto heard = one_in(4) ? now_ - ms(0, 50) : now_;
+        event("released " + std::to_string(c->id) + " lease " + std::to_string(id), [&](actions& out) {
+            c->leases.erase(id);
+            if (c->state == conn::open) {
+                c->heard = std::max(c->heard, heard);
+                if (c->leases.empty()) c->idle_since = now_;
+                ref_.used(*c);
+            }
+            hold(c->to.key(), now_ - since);
+            core_.released(now_, c->id, id, heard, out);
+        });
+    }
+    void answer_open() {
+        auto* c = some([](const conn& one) { return one.state == conn::opening && !one.answered; });
+        if (c == nullptr) return;
+        const auto id = c->id;
+        connect_phases phases;
+        phases.tcp = ms(0, 3);
+        phases.login = one_in(3) ? ms(0, 0) : ms(0, 20);
+        if (!one_in(5)) {
+            return event("opened " + std::to_string(id) + " in " + in_seconds(phases.total()), [&](actions& out) {
+                c->state = conn::open;
+                c->answered = true;
+                c->capacity = ref_.params.leases_per_connection;
+                c->created = c->heard = c->idle_since = now_;
+                c->took = phases.total();
+                ref_.used(*c);
+                ++ref_.created;
+                average_.add(phases.total());
+                key_average_[c->to.key()].add(phases.total());
+                core_.opened(now_, id, phases, out);
+                if (const auto info = core_.info(id)) c->expires = info->expires_at.time_since_epoch();
+                if (core_.info(id) && core_.info(id)->expires_at == connection_info::time_point::max()) c->expires = instant::max();
+                check_expiry(*c);
+                last_opened_[c->to.key() + c->to.match()] = now_;
+                not_before_.erase(c->to.key() + c->to.match());
+                backoff_.erase(c->to.key() + c->to.match());
+            });
+        }
+        const error_info why{make_error(errc::auth_failed), c->to.key(), "login", "no"};
+        event("open_failed " + std::to_string(id), [&](actions& out) {
+            c->state = conn::gone;
+            c->answered = true;
+            ++ref_.failures;
+            failed_target_ = c->to;
+            served_otherwise_ = ref_.count([&](const conn& o) { return o.to == *failed_target_ && ref_.usable(o); }) > 0;
+            const auto door = c->to.key() + c->to.match();
+            if (served_otherwise_) {
+                backoff_[door] =
+                    backoff_[door] == instant{} ? instant{std::chrono::milliseconds{250}} : std::min(2 * backoff_[door], instant{std::chrono::seconds{30}});
+                not_before_[door] = now_ + backoff_[door];
+            }
+            core_.open_failed(now_, id, why, phases, out);
+        });
+    }
+    void check_expiry(const conn& c) {
+        const auto ttl = instant{ref_.params.connection_ttl};
+        if (ref_.params.when_full == full_policy::open_unpooled && c.expires == instant::max()) return;  // it may be beside the pool
+        if (ttl.count() == 0) {
+            if (c.expires != instant::max()) ref_.blame("expires without a TTL");
+            return;
+        }
+        const auto life = static_cast<double>((c.expires - c.created).count()) / static_cast<double>(ttl.count());
+        if (life < 1 - ref_.params.ttl_jitter - 1e-6 || life > 1 + ref_.params.ttl_jitter + 1e-6) ref_.blame("the TTL is outside its jitter");
+    }
+    void answer_close() {
+        auto* c = some([](const conn& one) { return one.state == conn::closing; });
+        if (c == nullptr) return;
+        const auto id = c->id;
+        if (!c->answered && one_in(2)) {  // the open that was cut short ends late, one way or another
+            c->answered = true;
+            return event("late open answer " + std::to_string(id), [&](actions& out) {
+                handshake_goes_on_.insert(id);
+                core_.opened(now_, id, {}, out);
+                core_.open_failed(now_, id, {make_error(errc::cancelled), c->to.key(), "tcp", "cut"}, {}, out);
+            });
+        }
+        event("closed " + std::to_string(id), [&](actions& out) {
+            c->state = conn::gone;
+            via_goes(*c);
+            core_.closed(now_, id, out);
+        });
+    }
+    void answer_probe() {
+        auto* c = some([](const conn& one) { return one.probing; });
+        if (c == nullptr) return;
+        const auto id = c->id;
+        const bool lives = !one_in(4);
+        event(std::string{"probed "} + std::to_string(id) + (lives ? " lives" : " dead"), [&](actions& out) {
+            c->probing = false;
+            if (lives) c->heard = now_;
+            if (!lives) ++ref_.probe_failures;
+            if (!lives) c->retired = true;
+            core_.probed(now_, id, lives ? error_info{} : error_info{make_error(errc::connection_lost), c->to.key(), "probe", "silent"}, now_ - ms(0, 30), out);
+        });
+    }
+    void lose(conn& c) {
+        event("lost " + std::to_string(c.id), [&](actions& out) {
+            ref_.retire(c);
+            core_.lost(now_, c.id, {make_error(errc::connection_lost, command_fate::unknown), c.to.key(), "command", "reset"}, out);
+        });
+        if (c.state != conn::closing && c.state != conn::gone) ref_.blame("a lost connection is not closed");
+    }
+    void cancel() {
+        if (last_waiter_ == 0) return;
+        const auto id = 1 + below(last_waiter_);
+        auto* w = ref_.find_waiter(id);
+        const auto before = w->answers;
+        event("cancelled " + std::to_string(id), [&](actions& out) { core_.cancelled(now_, id, out); });
+        if (before == 0 && ref_.find_waiter(id)->answers != 1) ref_.blame("a cancelled caller got no answer");
+    }
+    void noise(connection_id id) {  // what the core cannot know any more
+        event("noise", [&](actions& out) {
+            const error_info dead{make_error(errc::connection_lost), {}, "probe", "silent"};
+            core_.released(now_, id, 12345, now_, out);
+            core_.released(now_, id + 1000, 1, now_, out);
+            core_.closed(now_, id, out);
+            core_.closed(now_, id + 1000, out);
+            core_.opened(now_, id, {}, out);
+            core_.open_failed(now_, id + 1000, dead, {}, out);
+            core_.lost(now_, id + 1000, dead, out);
+            if (!ref_.find(id)->probing) core_.probed(now_, id, dead, now_, out);
+            core_.cancelled(now_, 1'000'000, out);
+            core_.discarded(now_, 0, out);
+            core_.capacity(now_, 0, 3, out);
+        });
+    }
+    void invalidate() {
+        const auto& to = all_targets()[targets_[below(targets_.size())]];
+        const auto which = below(10);
+        const auto hit = [&](const conn& c) {
+            if (which < 5) return c.to.key() == to.key();
+            if (which < 9) return c.to.identity() == to.identity();
+            return true;
+        };
+        if (which == 9 && !one_in(3)) return;
+        event(std::string{"invalidate "} + (which < 5   ? to.key()
+                                            : which < 9 ? "identity " + to.identity()
+                                                        : "all"),
+              [&](actions& out) {
+                  std::vector<connection_id> ids;
+                  for (const auto& c : ref_.connections) {
+                      if (c.state != conn::gone && hit(c)) ids.push_back(c.id);
+                  }
+                  for (const auto id : ids) ref_.retire_with_dependents(id);
+                  if (which < 5) {
+                      core_.invalidate(now_, to.key(), out);
+                  } else if (which < 9) {
+                      core_.invalidate_identity(now_, to.identity(), out);
+                  } else {
+                      core_.close_all(now_, out);
+                  }
+              });
+        for (const auto& c : ref_.connections) {
+            if (c.state == conn::open && hit(c) && !c.unpooled && c.leases.empty() && ref_.pins(c) == 0 && !may_be_pinned(c.to))
+                ref_.blame("an invalidated idle connection stays open");
+            if (c.state == conn::opening && hit(c) && !fresh_ids_.contains(c.id)) ref_.blame("an invalidated connect goes on");
+        }
+    }
+    void pass_time() {
+        const auto next = core_.next_deadline();
+        if (next && one_in(3)) {
+            now_ = std::max(now_, *next);
+        } else {
+            now_ += one_in(4) ? ms(0, 60) : ms(0, 4);
+        }
+        event("time " + in_seconds(now_), [&](actions& out) { core_.advance(now_, out); });
+    }
+    /// Shutdown, sometimes in the middle of everything; then the world answers until nothing is left.
+    void finish() {
+        for (std::size_t round = 0; round < 2000 && ref_.wrong.empty(); ++round) {
+            if (round == 0) {
+                event("shut_down", [&](actions& out) {
+                    ref_.closed = true;
+                    core_.shut_down(now_, out);
+                });
+                for (const auto& w : ref_.waiters) {
+                    if (w.answers != 1) ref_.blame("a waiter survives the shutdown: " + std::to_string(w.id));
+                }
+            } else if (round == 12 && one_in(2)) {
+                event("force", [&](actions& out) {
+                    ref_.forced = true;
+                    core_.force(now_, out);
+                });
+                if (ref_.count([](const conn& c) { return c.state == conn::open || c.state == conn::opening; }) > 0) ref_.blame("force leaves a connection");
+            } else {
+                switch (below(6)) {
+                    case 0:
+                        release();
+                        break;
+                    case 1:
+                        acquire();
+                        break;
+                    case 2:
+                        pass_time();
+                        break;
+                    case 3:
+                        answer_probe();
+                        break;
+                    default:
+                        answer_close();
+                }
+            }
+            if (core_.empty()) break;
+        }
+        if (!ref_.wrong.empty()) return;
+        if (ref_.count([](const conn&) { return true; }) > 0) return ref_.blame("a connection was forgotten");
+        if (!core_.empty()) return ref_.blame("the core is not empty in the end");
+        if (ref_.drained != 1) return ref_.blame("drained came " + std::to_string(ref_.drained) + " times");
+        if (core_.next_deadline()) return ref_.blame("an empty pool keeps a timer");
+        if (core_.stats().connections_closed.total() != core_.stats().connections_created) return ref_.blame("created and closed differ in the end");
+        for (const auto& w : ref_.waiters) {
+            if (w.answers != 1) return ref_.blame("waiter " + std::to_string(w.id) + " got " + std::to_string(w.answers) + " answers");
+        }
+    }
+
+    template <class Do>
+    void event(const std::string& name, Do do_it);
+    void check();
+    void check_figures();
+    void check_deadlines();
+    void check_coverage();
+    void check_failures();
+    void check_held_up(const seen_waiter& head, bool spill);
+    std::size_t planned(const std::string& key) const;
+    std::size_t of_key(const std::string& key) const;
+    bool may_go(const conn& c) const;
+    bool handshakes_reached(const std::string& endpoint) const;
+    bool chain_moves(const target& to) const;
+    bool may_be_pinned(const target& to) const;
+    void via_goes(const conn& c) {  // the jump host is idle from now on, if this was the last that ran through it
+        if (c.via == 0) return;
+        auto* via = ref_.find(c.via);
+        if (via != nullptr && via->leases.empty() && ref_.pins(*via) == 0) via->idle_since = now_;
+    }
+
+    struct mean {
+        double value = 0;
+        bool known = false;
+        void add(instant d) {
+            value = known ? value + (static_cast<double>(d.count()) - value) / 8 : static_cast<double>(d.count());
+            known = true;
+        }
+    };
+    void hold(const std::string& key, instant d) { holds_[key].add(d); }
+    double expected(const std::string& key) {
+        const auto& k = key_average_[key];
+        return k.known ? k.value : average_.value;
+    }
+    instant patience() const { return 10 * instant{static_cast<instant::rep>(std::max(average_.value, 1e6))}; }
+
+    std::mt19937_64 random_;
+    bool logging_;
+    std::vector<std::size_t> targets_;
+    reference_pool ref_;
+    pool_core core_;
+    instant now_ = std::chrono::seconds{1};
+    waiter_id last_waiter_ = 0;
+    std::ostringstream log_;
+    mean average_;
+    std::map<std::string, mean> key_average_, holds_;
+    std::map<std::string, instant> last_opened_, not_before_, backoff_;
+    std::set<connection_id> handshake_goes_on_, fresh_ids_;
+    std::optional<target> failed_target_;
+    bool served_otherwise_ = false;
+};
+
+}  // namespace core_test
+
+#include "core/history_checks.hpp"  // the definitions
