@@ -43,12 +43,6 @@ public:
         if (!executor) return;  // its context has gone: nothing completes there any more
         const auto timeout = what.timeout().value_or(std::chrono::milliseconds{});
         const auto op = std::make_shared<run_op>(std::move(owner), std::move(share), *executor, std::move(handler), std::move(what), details);
-        if (op->what().line().size() > command::longest_line) {
-            return op->reject({make_error(errc::command_too_long),
-                               {},
-                               "exec",
-                               "a command line of " + std::to_string(op->what().line().size()) + " bytes is longer than 32 KiB: send the text with input()"});
-        }
         // The types of cancellation all mean the same here. It is an event on the session's strand, whoever's thread it comes from.
         auto slot = asio::get_associated_cancellation_slot(*op->handler_);
         if (slot.is_connected())

@@ -254,6 +254,7 @@ private:
     engine_time oldest_zombie_due() const noexcept;
     void note_due(engine_op& op);
     void forget_due(engine_op& op) { deadlines_.erase({op.listed_due_, &op}); }
+    std::optional<std::string_view> greeting() const noexcept;
     error_info describe_greeting_failure(int rc) const;
     error_info describe_login_failure(login_progress how) const;
     error_info describe_loss(int rc, const char* phase) const;

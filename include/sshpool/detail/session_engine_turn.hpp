@@ -24,6 +24,8 @@ inline void session_engine::set_up(engine_time now) {
     if (stage_ == session_stage::greeting) {
         const memory_session::open_gate gate{io_};
         const int rc = libssh2_session_handshake(io_.raw(), memory_session::no_socket);
+        if (const auto line = greeting(); line && line->size() >= 9 && !line->starts_with("SSH-2.0-") && !line->starts_with("SSH-1.99-"))
+            return fail(trouble(errc::handshake_failed, "key exchange", "does not speak version 2 of SSH; it said: " + printable(*line)));
         if (rc == LIBSSH2_ERROR_EAGAIN) return;
         if (rc != 0) return fail(describe_greeting_failure(rc));
         stage_ = session_stage::host_key;
@@ -293,9 +295,21 @@ inline op_next engine_probe::step(session_engine& engine, engine_time now) {
     return op_next::keep_channel;
 }
 
+/// The server's version line, once it is there: other lines may stand before it (RFC 4253 section 4.2).
+inline std::optional<std::string_view> session_engine::greeting() const noexcept {
+    const std::string_view heard = io_.preamble();
+    std::size_t at = 0;
+    while (heard.substr(at, 4) != "SSH-") {
+        at = heard.find('\n', at);
+        if (at++ == std::string_view::npos) return std::nullopt;
+    }
+    const auto end = heard.find_first_of("\r\n", at);
+    return heard.substr(at, end == std::string_view::npos ? end : end - at);
+}
+
 inline error_info session_engine::describe_greeting_failure(int rc) const {
     const auto& heard = io_.preamble();
-    const auto greeted = heard.compare(0, 4, "SSH-") == 0 || heard.find("\nSSH-") != std::string::npos;
+    const auto greeted = greeting().has_value();
     if (greeted) {
         auto why = !io_.disconnect_words().empty() ? "said: " + io_.disconnect_words() : std::string{};
         if (why.empty() && io_.over_allowance()) why = "sent more than " + std::to_string(greeting_allowance >> 10U) + " KiB before the key exchange had ended";
@@ -307,7 +321,7 @@ inline error_info session_engine::describe_greeting_failure(int rc) const {
     if (line.empty() && !io_.over_allowance())
         return trouble(errc::server_busy, "banner", "dropped the connection before its banner: it takes no more logins at the moment");
     // sshd's own words, up to 9.7 and from 9.8 on
-    if (line.compare(0, 20, "Exceeded MaxStartups") == 0 || line.compare(0, 23, "Not allowed at this time") == 0)
+    if (line.starts_with("Exceeded MaxStartups") || line.starts_with("Not allowed at this time"))
         return trouble(errc::server_busy, "banner", "takes no more logins at the moment; it said: " + line);
     return trouble(errc::handshake_failed, "banner", "does not answer as an SSH server; it said: " + line);
 }

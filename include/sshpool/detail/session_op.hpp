@@ -2,7 +2,8 @@
 
 #include <sshpool/detail/exec_op.hpp>
 
-#include <memory>
+#include <cstddef>
+#include <utility>
 
 namespace sshpool::detail {
 
@@ -10,6 +11,8 @@ namespace sshpool::detail {
 class session_op : public exec_op {
 public:
     using exec_op::exec_op;
+
+    std::size_t line_size() const noexcept { return what().line().size(); }
 
     /// There is no engine that it could be given to.
     void reject(error_info why) {
