@@ -80,7 +80,7 @@ inline std::string match_of(const host_key_parts& parts) {
 ///
 /// A value; copies are cheap. **Threads**: a value may be read from any number of threads at once.
 /// known_hosts files are in sshd(8)'s format: names, wildcards, negation, hashed names, ports, `@revoked`. Lines with
-/// `@cert-authority` are passed over: host certificates are not used.
+/// `@cert-authority` are passed over: host certificates are not used. On another port than 22 a host is known as "[host]:port" only.
 class host_key_policy {
 public:
     /// ~/.ssh/known_hosts, strictly: an unknown host is `errc::host_key_unknown`, another key than the known one `errc::host_key_mismatch`.

@@ -108,6 +108,7 @@ TEST_CASE("a secret's memory is zero when it is given back, however it moved or 
         CHECK(watch::returned == 2);
         b.resize(2);
         CHECK(b.view() == "sh");
+        CHECK(std::string_view(b.data(), 10) == std::string_view("sh\0\0\0\0\0\0\0\0", 10));  // cut off is wiped at once
         b.resize(10);
         CHECK(b.view() == std::string_view("sh\0\0\0\0\0\0\0\0", 10));
         auto& self = b;
@@ -131,7 +132,8 @@ TEST_CASE("a password is nowhere in memory once the last credentials with it are
         }
         return credentials::password(plain.view());
     };
-    const needle wanted{std::get<detail::login_password>(detail::login_methods(make())[0]).text->view()};
+    // Its end: the allocator writes into the beginning of what it gets back.
+    const needle wanted{std::get<detail::login_password>(detail::login_methods(make())[0]).text->view().substr(24)};
     CHECK(copies_in_memory(wanted) == 0);
     std::optional<credentials> login{make()};
     std::optional<credentials> copy{login};
