@@ -142,13 +142,13 @@ inline void random_history::check_coverage() {
             if (to.jump() != nullptr) continue;  // how long a failed jump host holds it back is not seen from here
             std::size_t capacity = 0;
             for (const auto& c : ref_.connections) capacity += c.to == to && ref_.usable(c) ? c.capacity : 0;
-            const auto expects = expected(to.key());
+            const auto sharing =
+                std::any_of(targets_.begin(), targets_.end(), [&](auto i) { return all_targets()[i].key() == to.key() && !(all_targets()[i] == to); });
+            // What other doors have measured since is used the next time that this one is looked at, at the latest when its own time has come.
+            const auto expects = sharing || !key_average_[to.key()].known ? longest_connect_ : expected(to.key());
             auto from = static_cast<double>(std::max(head->asked, last_opened_[to.key() + to.match()]).count()) + expects;
             const auto& held = holds_[to.key()];
-            const auto sharing =
-                std::count_if(targets_.begin(), targets_.end(), [&](auto i) { return all_targets()[i].key() == to.key() && !(all_targets()[i] == to); });
-            // What another door of the key has measured is used the next time that this one is looked at.
-            if (held.known && sharing == 0 && static_cast<double>(queue) * held.value / static_cast<double>(capacity) > expects + 1000) from = 0;
+            if (held.known && !sharing && static_cast<double>(queue) * held.value / static_cast<double>(capacity) > expects + 1000) from = 0;
             if (not_before_.contains(to.key() + to.match())) from = std::max(from, static_cast<double>(not_before_[to.key() + to.match()].count()));
             if (static_cast<double>(now_.count()) < from + 1000) continue;
             if (core_.stats(to.key()).connecting > 0) continue;
@@ -204,17 +204,21 @@ inline void random_history::check_held_up(const seen_waiter& head, bool spill) {
         missing.push_back(link);
     }
     if (starts_now && handshakes_reached(missing.back()->endpoint())) return;
+    std::vector<const target*> full;
     for (const auto* link : missing) {
         const auto same = static_cast<std::size_t>(std::count_if(missing.begin(), missing.end(), [&](const auto* o) { return o->key() == link->key(); }));
-        if (of_key(link->key()) + same <= p.max_connections_per_host) continue;
-        const bool leaving = ref_.count([&](const conn& c) { return c.to.key() == link->key() && c.state == conn::closing; }) > 0;
+        if (of_key(link->key()) + same > p.max_connections_per_host) full.push_back(link);
+    }
+    if (full.size() == 1) {
+        const auto& link = *full.front();
+        const bool leaving = ref_.count([&](const conn& c) { return c.to.key() == link.key() && c.state == conn::closing; }) > 0;
         for (const auto& c : ref_.connections) {
-            if (leaving || c.to.key() != link->key() || c.to == *link || !may_go(c)) continue;
+            if (leaving || c.to.key() != link.key() || c.to == link || !may_go(c)) continue;
             if (now_ - c.idle_since >= c.took || p.when_full == full_policy::fail)
                 ref_.blame("a key's ripe idle connection of another identity is kept from a waiter");
         }
-        return;
     }
+    if (!full.empty()) return;
     const auto free = p.max_connections - s.pool_size;
     const auto closing = ref_.count([](const conn& c) { return c.state == conn::closing && !c.unpooled; });
     if (free >= missing.size()) {

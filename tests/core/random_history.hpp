@@ -181,6 +181,7 @@ private:
                 c->took = phases.total();
                 ref_.used(*c);
                 ++ref_.created;
+                longest_connect_ = std::max(longest_connect_, static_cast<double>(phases.total().count()));
                 average_.add(phases.total());
                 key_average_[c->to.key()].add(phases.total());
                 core_.opened(now_, id, phases, out);
@@ -413,6 +414,7 @@ private:
     waiter_id last_waiter_ = 0;
     std::ostringstream log_;
     mean average_;
+    double longest_connect_ = 0;
     std::map<std::string, mean> key_average_, holds_;
     std::map<std::string, instant> last_opened_, not_before_, backoff_;
     std::set<connection_id> handshake_goes_on_, fresh_ids_;
