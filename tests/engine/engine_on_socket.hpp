@@ -90,6 +90,7 @@ public:
         for (;;) {
             settle();
             if (ready()) return true;
+            settle();  // the condition may have done something
             const auto left = std::min(end, engine.next_due()) - now();
             if (now() >= end) return false;
             pollfd p{fd_, static_cast<short>(ended_ ? 0 : POLLIN), 0};

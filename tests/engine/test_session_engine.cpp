@@ -159,7 +159,7 @@ TEST_CASE("a session can be freed at every phase of its life") {
     };
     live(UINT64_MAX);
     REQUIRE(whole_life > 5000);
-    const auto step = whole_life / (support::slowness > 1 ? 60 : 40);
+    const auto step = whole_life / 50;
     for (std::uint64_t bytes = 0; bytes <= whole_life; bytes += step) live(bytes);
 }
 

@@ -3,6 +3,7 @@
 #include <sshpool/detail/libssh2_init.hpp>
 
 #include <libssh2.h>
+#include <openssl/crypto.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -129,6 +130,7 @@ public:
     /// Frees everything at once, in whatever phase it is: with both callbacks failing, `libssh2_session_free` cannot say EAGAIN, which would leak.
     void die() noexcept {
         dead_ = true;
+        wiping_ = true;
         if (raw_ != nullptr) libssh2_session_free(std::exchange(raw_, nullptr));
     }
     bool is_dead() const noexcept { return dead_; }
@@ -154,6 +156,9 @@ public:
     bool out_of_memory() const noexcept { return out_of_memory_; }
     std::size_t memory_used() const noexcept { return memory_used_; }
 
+    /// What libssh2 frees is wiped until this is called, and again when the session ends: passwords and keys pass through its memory.
+    void stop_wiping() noexcept { wiping_ = false; }
+
     /// For what libssh2 will free: signatures and answers.
     void* allocate(std::size_t bytes) noexcept {
         if (bytes > memory_limit_ || memory_used_ > memory_limit_ - bytes) {
@@ -169,7 +174,9 @@ public:
     void deallocate(void* memory) noexcept {
         if (memory == nullptr) return;
         auto* const block = static_cast<std::byte*>(memory) - header;
-        memory_used_ -= size_of(block);
+        const auto bytes = size_of(block);
+        memory_used_ -= bytes;
+        if (wiping_) OPENSSL_cleanse(memory, bytes);
         std::free(block);
     }
 
@@ -183,6 +190,13 @@ private:
     }
     void* reallocate(void* memory, std::size_t bytes) noexcept {
         if (memory == nullptr) return allocate(bytes);
+        if (wiping_) {
+            void* const fresh = allocate(bytes);
+            if (fresh == nullptr) return nullptr;
+            std::memcpy(fresh, memory, std::min(bytes, size_of(static_cast<std::byte*>(memory) - header)));
+            deallocate(memory);
+            return fresh;
+        }
         auto* const block = static_cast<std::byte*>(memory) - header;
         const auto before = size_of(block);
         if (bytes > before && (bytes - before > memory_limit_ || memory_used_ > memory_limit_ - (bytes - before))) {
@@ -264,6 +278,7 @@ private:
     bool disconnected_ = false;
     bool over_allowance_ = false;
     bool out_of_memory_ = false;
+    bool wiping_ = true;
 };
 
 }  // namespace sshpool::detail

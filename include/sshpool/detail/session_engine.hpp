@@ -70,9 +70,10 @@ public:
         io_.give(bytes);
         turn(now);
     }
-    /// The stream has ended: every byte that came before was fed.
-    void end_of_input(engine_time now) {
+    /// The stream has ended: every byte that came before was fed. `why`: what the stream said, where that was no orderly end.
+    void end_of_input(engine_time now, std::string why = {}) {
         if (stage_ == session_stage::lost) return;
+        end_words_ = std::move(why);
         io_.end_input();
         turn(now);
     }
@@ -169,10 +170,11 @@ public:
         opening_ = false;
         io_.die();
         for (auto& op : pending) {
+            if (!op->answered_) {
+                op->lost(*this, failure_);
+                answer(*op, op->submitted_at_);
+            }
             op->channel_ = nullptr;
-            if (op->answered_) continue;
-            op->lost(*this, failure_);
-            answer(*op, op->submitted_at_);
         }
     }
     /// Says goodbye; the caller sends what is then in the output.
@@ -264,6 +266,7 @@ private:
     login login_;
     session_stage stage_ = session_stage::greeting;
     error_info failure_;
+    std::string end_words_;
     std::optional<error_info> broken_;  // noticed within a turn, acted on at its end
 
     std::deque<std::shared_ptr<engine_op>> waiting_;  // for a channel, first come first served

@@ -38,6 +38,7 @@ inline void session_engine::set_up(engine_time now) {
         if (how != login_progress::accepted) return fail(describe_login_failure(how));
         io_.allow(UINT64_MAX);
         io_.allow_memory(memory_session::base_memory);
+        io_.stop_wiping();
         if (options_.spare_channels == 0) {
             stage_ = session_stage::ready;
             return;
@@ -313,7 +314,8 @@ inline error_info session_engine::describe_greeting_failure(int rc) const {
     if (greeted) {
         auto why = !io_.disconnect_words().empty() ? "said: " + io_.disconnect_words() : std::string{};
         if (why.empty() && io_.over_allowance()) why = "sent more than " + std::to_string(greeting_allowance >> 10U) + " KiB before the key exchange had ended";
-        if (why.empty() && io_.at_end()) why = "closed the connection during the key exchange";
+        if (why.empty() && io_.at_end())
+            why = (end_words_.empty() ? "closed the connection" : "lost the connection (" + end_words_ + ")") + " during the key exchange";
         if (why.empty()) why = "failed the key exchange (libssh2 error " + std::to_string(rc) + ": " + io_.last_words() + ")";
         return trouble(errc::handshake_failed, "key exchange", why);
     }
@@ -337,7 +339,10 @@ inline error_info session_engine::describe_login_failure(login_progress how) con
     const auto said = words.empty() ? std::string{} : "; it said: " + words;
     if (io_.was_disconnected() && words.find("authentication failures") != std::string::npos)  // sshd's MaxAuthTries
         return trouble(errc::auth_failed, "login", "refused the login " + as_whom + tried + said);
-    if (io_.at_end()) return trouble(errc::connection_lost, "login", "closed the connection during the login " + as_whom + tried + said);
+    if (io_.at_end())
+        return trouble(
+            errc::connection_lost, "login",
+            (end_words_.empty() ? "closed the connection" : "lost the connection (" + end_words_ + ")") + " during the login " + as_whom + tried + said);
     return trouble(errc::protocol_error, "login", "broke the protocol during the login " + as_whom + " (" + io_.last_words() + ")" + tried + said);
 }
 
@@ -345,7 +350,7 @@ inline error_info session_engine::describe_loss(int rc, const char* phase) const
     if (io_.out_of_memory()) return trouble(errc::protocol_error, phase, "made this end keep more memory for it than a connection may use");
     if (!io_.disconnect_words().empty()) return trouble(errc::connection_lost, phase, "ended the connection; it said: " + io_.disconnect_words());
     if (rc == LIBSSH2_ERROR_SOCKET_RECV || rc == LIBSSH2_ERROR_SOCKET_DISCONNECT || rc == LIBSSH2_ERROR_SOCKET_SEND || io_.at_end())
-        return trouble(errc::connection_lost, phase, "closed the connection");
+        return trouble(errc::connection_lost, phase, end_words_.empty() ? "closed the connection" : "lost the connection: " + end_words_);
     return trouble(errc::protocol_error, phase, "broke the protocol (libssh2 error " + std::to_string(rc) + ": " + io_.last_words() + ")");
 }
 

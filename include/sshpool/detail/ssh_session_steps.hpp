@@ -79,7 +79,7 @@ inline void ssh_session::on_readable() {
         const auto now = clock::now();
         if (ec || n == 0) {
             ended_ = true;
-            engine_->end_of_input(now);
+            engine_->end_of_input(now, ec == asio::error::eof ? std::string{} : ec.message());
             break;
         }
         last_heard_.store(now.time_since_epoch().count(), std::memory_order_relaxed);
