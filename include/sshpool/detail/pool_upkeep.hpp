@@ -100,6 +100,10 @@ protected:
         c.opened_serial = c.use_serial = c.idle_serial = ++serial_;
         ++totals_.created;
         ++c.key->counters.created;
+        auto& d = *c.home;
+        d.last_opened = now;
+        d.backoff = {};
+        d.not_before = instant::min();
         if (c.unpooled) {
             c.retired = close_reason::discarded;
             c.capacity = 1;
@@ -114,10 +118,6 @@ protected:
             const auto shift = std::llround(static_cast<double>(ttl.count()) * params_.ttl_jitter * jitter_.draw());
             c.expires = now + std::max(instant{1}, ttl + instant{shift});
         }
-        auto& d = *c.home;
-        d.last_opened = now;
-        d.backoff = {};
-        d.not_before = instant::min();
         ++d.usable;
         d.capacity += c.capacity;
         d.members.push_back(c);
