@@ -132,6 +132,7 @@ public:
         dead_ = true;
         wiping_ = true;
         if (raw_ != nullptr) libssh2_session_free(std::exchange(raw_, nullptr));
+        while (blocks_.next != &blocks_) deallocate(reinterpret_cast<std::byte*>(blocks_.next) + header);
     }
     bool is_dead() const noexcept { return dead_; }
 
@@ -165,49 +166,42 @@ public:
             out_of_memory_ = true;
             return nullptr;
         }
-        auto* const block = static_cast<std::byte*>(std::malloc(bytes + header));
-        if (block == nullptr) return nullptr;
-        std::memcpy(block, &bytes, sizeof bytes);
+        void* const room = std::malloc(bytes + header);
+        if (room == nullptr) return nullptr;
+        auto* const b = new (room) block{&blocks_, blocks_.next, bytes};
+        b->next->previous = b;
+        blocks_.next = b;
         memory_used_ += bytes;
-        return block + header;
+        return static_cast<std::byte*>(room) + header;
     }
     void deallocate(void* memory) noexcept {
         if (memory == nullptr) return;
-        auto* const block = static_cast<std::byte*>(memory) - header;
-        const auto bytes = size_of(block);
-        memory_used_ -= bytes;
-        if (wiping_) OPENSSL_cleanse(memory, bytes);
-        std::free(block);
+        auto* const b = block_of(memory);
+        b->previous->next = b->next;
+        b->next->previous = b->previous;
+        memory_used_ -= b->bytes;
+        if (wiping_) OPENSSL_cleanse(memory, b->bytes);
+        std::free(b);
     }
 
 private:
-    static constexpr std::size_t header = alignof(std::max_align_t);
+    /// Stands before every piece of memory that libssh2 has: it forgets some (104 bytes a rekey up to 1.11.1), which are freed with the session.
+    struct block {
+        block* previous;
+        block* next;
+        std::size_t bytes;
+    };
+    static constexpr std::size_t header = (sizeof(block) + alignof(std::max_align_t) - 1) / alignof(std::max_align_t) * alignof(std::max_align_t);
 
-    static std::size_t size_of(const std::byte* block) noexcept {
-        std::size_t bytes = 0;
-        std::memcpy(&bytes, block, sizeof bytes);
-        return bytes;
-    }
+    static block* block_of(void* memory) noexcept { return reinterpret_cast<block*>(static_cast<std::byte*>(memory) - header); }
+
     void* reallocate(void* memory, std::size_t bytes) noexcept {
-        if (memory == nullptr) return allocate(bytes);
-        if (wiping_) {
-            void* const fresh = allocate(bytes);
-            if (fresh == nullptr) return nullptr;
-            std::memcpy(fresh, memory, std::min(bytes, size_of(static_cast<std::byte*>(memory) - header)));
+        void* const fresh = allocate(bytes);
+        if (fresh != nullptr && memory != nullptr) {
+            std::memcpy(fresh, memory, std::min(bytes, block_of(memory)->bytes));
             deallocate(memory);
-            return fresh;
         }
-        auto* const block = static_cast<std::byte*>(memory) - header;
-        const auto before = size_of(block);
-        if (bytes > before && (bytes - before > memory_limit_ || memory_used_ > memory_limit_ - (bytes - before))) {
-            out_of_memory_ = true;
-            return nullptr;
-        }
-        auto* const moved = static_cast<std::byte*>(std::realloc(block, bytes + header));
-        if (moved == nullptr) return nullptr;
-        std::memcpy(moved, &bytes, sizeof bytes);
-        memory_used_ = memory_used_ - before + bytes;
-        return moved + header;
+        return fresh;
     }
 
     static memory_session& from(void** abstract) noexcept { return *static_cast<memory_session*>(*abstract); }
@@ -268,6 +262,7 @@ private:
     std::uint64_t consumed_ = 0;
     std::uint64_t taken_ = 0;
     std::uint64_t allowance_ = UINT64_MAX;
+    block blocks_{&blocks_, &blocks_, 0};
     std::size_t memory_used_ = 0;
     std::size_t memory_limit_ = base_memory;
     bool gate_ = false;
