@@ -384,6 +384,48 @@ TEST_CASE("a truncated or altered key is refused at every byte, and never crashe
     }
 }
 
+TEST_CASE("an RSA key with the factors of another key is refused") {
+    // OpenSSL itself would not notice: it signs again without the factors when they give a wrong result.
+    const support::temp_dir dir;
+    struct rsa_file {
+        std::string before;  // up to the private part
+        std::string check;
+        std::vector<std::string> numbers;  // n, e, d, 1/q mod p, p, q
+    };
+    const auto read = [&](const std::string& name) {
+        const auto text = support::read_file(make_key(dir, {"-t", "rsa", "-b", "1024"}, name));
+        std::string body;
+        for (const char c : text.substr(text.find('\n'), text.find("-----END") - text.find('\n'))) {
+            if (c != '\n') body += c;
+        }
+        const auto bytes = detail::from_base64(body).value();
+        detail::wire_reader in{std::string_view{bytes}.substr(15)};
+        for (int i = 0; i != 3; ++i) in.string();
+        in.u32();
+        in.string();
+        rsa_file file{bytes.substr(0, bytes.size() - in.rest().size()), {}, {}};
+        detail::wire_reader part{in.string()};
+        file.check = part.raw(8);
+        REQUIRE(part.string() == "ssh-rsa");
+        for (int i = 0; i != 6; ++i) file.numbers.emplace_back(part.string());
+        REQUIRE(part.ok());
+        return file;
+    };
+    const auto a = read("a");
+    const auto b = read("b");
+    const auto mixed = [&](std::size_t own) {
+        auto part = a.check;
+        detail::append_string(part, "ssh-rsa");
+        for (std::size_t i = 0; i != 6; ++i) detail::append_string(part, (i < own ? a : b).numbers[i]);
+        detail::append_string(part, "");
+        auto bytes = a.before;
+        detail::append_string(bytes, part);
+        return "-----BEGIN OPENSSH PRIVATE KEY-----\n" + detail::to_base64(bytes) + "\n-----END OPENSSH PRIVATE KEY-----\n";
+    };
+    CHECK(credentials::private_key(mixed(6)).identity() == credentials::private_key_file(dir / "a").identity());
+    for (std::size_t own = 1; own != 6; ++own) CHECK_THAT(refusal_of(mixed(own)), Catch::Contains("damaged"));
+}
+
 TEST_CASE("no message repeats the passphrase or a part of the key") {
     const support::temp_dir dir;
     const auto file = make_key(dir);
