@@ -209,7 +209,7 @@ inline void random_history::check_held_up(const seen_waiter& head, bool spill) {
         const auto same = static_cast<std::size_t>(std::count_if(missing.begin(), missing.end(), [&](const auto* o) { return o->key() == link->key(); }));
         if (of_key(link->key()) + same > p.max_connections_per_host) full.push_back(link);
     }
-    if (full.size() == 1) {
+    if (full.size() == 1 && missing.size() == 1) {
         const auto& link = *full.front();
         const bool leaving = ref_.count([&](const conn& c) { return c.to.key() == link.key() && c.state == conn::closing; }) > 0;
         for (const auto& c : ref_.connections) {

@@ -53,6 +53,10 @@ protected:
         ++c.key->connecting;
         d.opening = &c;
         tell_followers(d);
+        // What the pool would have to make room for may now be more than the key may have.
+        for (auto* other = c.key->doors.front(); other != nullptr; other = c.key->doors.after(*other)) {
+            if (other->parked_in == &needs_ || other->parked_in == &spills_) touch(*other);
+        }
         run_through(c, via);
         touch(d);
         return c;
