@@ -252,7 +252,9 @@ TEST_CASE("the server's channel limit is learned, and nothing fails because of i
     engine_on_socket s(options_for(server), server.host(), server.port());
     REQUIRE(s.become_ready());
     std::vector<std::shared_ptr<recorded_exec>> ops;
-    for (int i = 0; i < 30; ++i) ops.push_back(s.submit("echo " + std::to_string(i)));
+    for (int i = 0; i < 16; ++i) ops.push_back(s.submit("until test -e go; do sleep 0.02; done; echo " + std::to_string(i)));
+    REQUIRE(s.run_until([&] { return s.engine.learned_limit().has_value(); }));
+    support::write_file(server.home() / "go", "");
     REQUIRE(s.run_until([&] { return all_done(ops); }));
     for (std::size_t i = 0; i < ops.size(); ++i) {
         INFO(ops[i]->error().text);
@@ -284,7 +286,10 @@ TEST_CASE("a probe is one round trip and leaves the session as it was") {
 
 TEST_CASE("output that nobody takes stops the sender within two windows") {
     support::sshd_server server;
-    engine_on_socket s(options_for(server), server.host(), server.port());
+    auto o = options_for(server);
+    SECTION("beside a spare channel") { o.spare_channels = 1; }
+    SECTION("on the only channel, which all input is sorted with") { o.spare_channels = 0; }
+    engine_on_socket s(std::move(o), server.host(), server.port());
     REQUIRE(s.become_ready());
     std::size_t taken = 0;
     const auto flood =
@@ -308,4 +313,31 @@ TEST_CASE("output that nobody takes stops the sender within two windows") {
     flood->attend();
     s.engine.nudge(s.now());
     REQUIRE(s.run_until([&] { return taken > (std::size_t{4} << 20); }));
+}
+
+TEST_CASE("a server that talks without end before the key exchange is cut off at 64 KiB") {
+    engine_options o;
+    o.key = "nobody@nowhere:22";
+    o.user = "nobody";
+    std::string chunk;
+    SECTION("in lines") {
+        while (chunk.size() < 4000) chunk += "another line before the version\r\n";
+    }
+    SECTION("in one line") { chunk.assign(4000, 'x'); }
+    SECTION("in noise") { chunk = random_bytes(4000, 5); }
+    session_engine engine(std::move(o));
+    const auto now = engine_on_socket::now();
+    engine.start(now);
+    std::size_t fed = 0;
+    while (engine.stage() != stage::lost && fed < (std::size_t{1} << 20)) {
+        engine.feed(chunk, now);
+        fed += chunk.size();
+    }
+    CHECK(fed <= session_engine::greeting_allowance + 2 * chunk.size());
+    CHECK((engine.failure().code == errc::handshake_failed));
+    CHECK(engine.failure().text.size() < 400);
+    for (const char c : engine.failure().text) CHECK((c >= ' ' && c <= '~'));
+    engine.feed(chunk, now);  // nothing happens any more
+    engine.advance(now);
+    CHECK(engine.next_due() == engine_time::max());
 }

@@ -340,14 +340,15 @@ TEST_CASE("64 commands at once on one connection all run", "[ssh][transport]") {
     running_transport t{2};
     REQUIRE_FALSE(t.open(to(server)).error);
     std::vector<std::future<run_outcome>> all;
-    for (int i = 0; i < 64; ++i) all.push_back(t.start("echo " + std::to_string(i)));
+    for (int i = 0; i < 64; ++i) all.push_back(t.start("until test -e go; do sleep 0.02; done; echo " + std::to_string(i)));
+    CHECK(support::wait_until([&] { return t.heard->last_capacity() == 9; }));  // sshd's MaxSessions 10, and one of slack
+    support::write_file(server.home() / "go", "");
     for (std::size_t i = 0; i < all.size(); ++i) {
         const auto end = all[i].get();
         INFO(end.info.text);
         CHECK_FALSE(end.ec);
         CHECK(end.result.out == std::to_string(i) + "\n");
     }
-    CHECK(t.heard->last_capacity() == 9);  // sshd's MaxSessions 10, and one of slack
     CHECK(t.heard->waits.size() == 64);
     CHECK(t.heard->waits.front().count() == 0);
 }
@@ -358,13 +359,14 @@ TEST_CASE("MaxSessions of 1, 2, 4 and 10 is lived with", "[ssh][transport]") {
     running_transport t;
     REQUIRE_FALSE(t.open(to(server)).error);
     std::vector<std::future<run_outcome>> all;
-    for (int i = 0; i < 20; ++i) all.push_back(t.start("echo " + std::to_string(i)));
+    for (int i = 0; i < 20; ++i) all.push_back(t.start("until test -e go; do sleep 0.02; done; echo " + std::to_string(i)));
+    CHECK(support::wait_until([&] { return t.heard->last_capacity() == static_cast<std::size_t>(limit > 1 ? limit - 1 : 1); }));
+    support::write_file(server.home() / "go", "");
     for (std::size_t i = 0; i < all.size(); ++i) {
         const auto end = all[i].get();
         INFO(end.info.text);
         CHECK(end.result.out == std::to_string(i) + "\n");
     }
-    CHECK(t.heard->last_capacity() == static_cast<std::size_t>(limit > 1 ? limit - 1 : 1));
     CHECK_FALSE(t.probe());
 }
 

@@ -45,6 +45,21 @@ public:
     /// No descriptor has this number, so libssh2 neither changes nor restores the mode of anybody's socket.
     static constexpr int no_socket = INT_MAX;
 
+    /// Sets what is asked for in the key exchange, in that order; names that this libssh2 does not know are left out, and where it knows none, its own
+    /// list stays. Left out here, because libssh2 (1.10 to 1.11.1) does so with a memcpy that overlaps.
+    void prefer(int method, std::string_view names) {
+        const char** known = nullptr;
+        const int count = libssh2_session_supported_algs(raw_, method, &known);
+        std::string list;
+        while (!names.empty()) {
+            const auto name = names.substr(0, names.find(','));
+            names.remove_prefix(std::min(names.size(), name.size() + 1));
+            if (std::any_of(known, known + std::max(count, 0), [&](const char* k) { return name == k; })) list.append(list.empty() ? "" : ",").append(name);
+        }
+        if (count > 0) libssh2_free(raw_, known);
+        if (!list.empty()) libssh2_session_method_pref(raw_, method, list.c_str());
+    }
+
     // Input -----------------------------------------------------------------------------------------------------------------
 
     /// `bytes` need to live until `keep_rest`.

@@ -51,10 +51,10 @@ public:
 
     explicit session_engine(engine_options o) : options_(std::move(o)), login_(io_, options_.user, options_.methods) {
         // Curve25519 and ECDH cost 0.6 ms; libssh2's own order can end in group18, which costs 160 ms on the strand.
-        libssh2_session_method_pref(io_.raw(), LIBSSH2_METHOD_KEX,
-                                    "curve25519-sha256,curve25519-sha256@libssh.org,ecdh-sha2-nistp256,ecdh-sha2-nistp384,ecdh-sha2-nistp521,"
-                                    "diffie-hellman-group14-sha256");
-        if (!options_.host_key_types.empty()) libssh2_session_method_pref(io_.raw(), LIBSSH2_METHOD_HOSTKEY, options_.host_key_types.c_str());
+        io_.prefer(LIBSSH2_METHOD_KEX,
+                   "curve25519-sha256,curve25519-sha256@libssh.org,ecdh-sha2-nistp256,ecdh-sha2-nistp384,ecdh-sha2-nistp521,"
+                   "diffie-hellman-group14-sha256");
+        io_.prefer(LIBSSH2_METHOD_HOSTKEY, options_.host_key_types);
         io_.allow(greeting_allowance);
     }
     session_engine(const session_engine&) = delete;
@@ -125,15 +125,16 @@ public:
         turn(now);
     }
 
-    /// Queues an operation for a channel; a spare one is used at once.
-    void submit(std::shared_ptr<engine_op> op, std::chrono::nanoseconds timeout, engine_time now) {
+    /// Queues an operation for a channel; a spare one is used at once. No timeout: zero.
+    void submit(std::shared_ptr<engine_op> op, std::chrono::milliseconds timeout, engine_time now) {
         op->submitted_at_ = now;
         if (stage_ == session_stage::lost) {
             op->lost(*this, failure_);
             return answer(*op, now);
         }
-        if (timeout > std::chrono::nanoseconds::zero()) {
-            op->due_ = now + std::chrono::duration_cast<engine_time::duration>(timeout);
+        if (timeout > std::chrono::milliseconds::zero()) {
+            constexpr std::chrono::milliseconds longest = std::chrono::hours{24 * 3650};  // so that the sum does not overflow
+            op->due_ = now + std::min(timeout, longest);
             note_due(*op);
         }
         if (op->is_probe_) {
