@@ -5,6 +5,7 @@
 #include <asio/executor_work_guard.hpp>
 #include <asio/io_context.hpp>
 
+#include <atomic>
 #include <chrono>
 #include <future>
 #include <memory>
@@ -37,6 +38,7 @@ public:
     ~blocking_engine() { close(std::chrono::milliseconds::zero()); }
 
     ssh_pool<>& pool() noexcept { return pool_; }
+    bool is_open() const noexcept { return !closed_; }
 
     /// Starts an operation with `start(error_info&, handler)` and waits for its result; throws `ssh_error`.
     template <class Result, class Start>
@@ -82,7 +84,7 @@ private:
     ssh_pool<> pool_;
     std::vector<std::thread> threads_;
     std::shared_mutex closing_;
-    bool closed_ = false;
+    std::atomic<bool> closed_{false};  // changes under the mutex
 };
 
 }  // namespace detail
@@ -97,7 +99,8 @@ public:
         if (engine_ == nullptr) throw detail::blocking_engine::pool_closed();
         return engine_->wait<command_result>([&](error_info& error, auto handler) { lease_->async_run(std::move(what), error, std::move(handler)); });
     }
-    explicit operator bool() const noexcept { return static_cast<bool>(lease_); }
+    /// False for an empty lease, and for one whose pool was shut down.
+    explicit operator bool() const noexcept { return engine_ != nullptr && engine_->is_open() && static_cast<bool>(lease_); }
     void release() noexcept { lease_.release(); }
     void discard() noexcept { lease_.discard(); }
     connection_info info() const { return lease_.info(); }

@@ -169,7 +169,7 @@ private:
     auto get_connection(const target& where, error_info* details, Token&& token, std::source_location caller) {
         return asio::async_initiate<Token, void(std::error_code, lease_type)>(
             [driver = driver_](auto handler, target to, error_info* info, std::source_location from) {
-                detail::acquire_op<Transport, decltype(handler)>::start(driver, std::move(handler), std::move(to), {}, info, from);
+                detail::acquire_op<Transport, decltype(handler)>::start(driver, std::move(handler), std::move(to), info, from);
             },
             token, target{where}, details, caller);
     }

@@ -28,8 +28,8 @@ struct caller {
     caller& operator=(const caller&) = delete;
     virtual ~caller() = default;
 
-    /// Hands the answer over: called once, on the pool's strand; must not run user code.
-    virtual void answer(error_info error, lease<Transport> granted) = 0;
+    /// `error` and `granted` hold the answer: called once, on the pool's strand; must not run user code.
+    virtual void answered() = 0;
 
     target where;
     asking mode;
@@ -37,7 +37,8 @@ struct caller {
     waiter_id id = 0;        // given when it is queued
     instant deadline{};      // absolute; set when it is asked
     bool cancelled = false;  // by a cancellation that came before it was queued
-    bool answered = false;
+    error_info error;
+    lease<Transport> granted;
 };
 
 /// Forwards a caller's cancellation to `cancel`, as an event: whatever type it has, it means the whole operation.
@@ -47,18 +48,25 @@ void on_cancellation(const Handler& handler, Cancel cancel) {
     if (slot.is_connected()) slot.assign([cancel = std::move(cancel)](asio::cancellation_type) { cancel(); });
 }
 
-/// Completes `handler` on its executor with `(error, result)`, after everything the operation held was freed.
-template <class Handler, class Executor, class Result>
-void complete(asio::executor_work_guard<Executor> work, Handler handler, error_info* details, error_info error, Result result) {
-    const auto executor = work.get_executor();
-    const auto allocator = asio::get_associated_allocator(handler);
-    auto last = [work = std::move(work), handler = std::move(handler), details, error = std::move(error), result = std::move(result)]() mutable {
-        work.reset();
-        const auto ec = error.code;
-        if (details != nullptr && ec) *details = std::move(error);
-        std::move(handler)(ec, std::move(result));
-    };
+/// Completes the handler of `op` on its executor, after everything the operation held was freed. `op` holds its answer itself:
+/// `work_` and `finish(op)`, which is called on the handler's executor.
+template <class Operation>
+void complete(std::shared_ptr<Operation> op) {
+    const auto executor = op->work_.get_executor();
+    const auto allocator = asio::get_associated_allocator(op->handler_);
+    auto last = [op = std::move(op)]() mutable { Operation::finish(std::move(op)); };
     asio::post(asio::bind_executor(executor, asio::bind_allocator(allocator, std::move(last))));
+}
+
+/// The end of every operation: frees it, then calls its handler.
+template <class Operation, class Result>
+void call_handler(std::shared_ptr<Operation> op, error_info* details, error_info& error, Result result) {
+    const auto ec = error.code;
+    if (details != nullptr && ec) *details = std::move(error);
+    auto handler = std::move(op->handler_);
+    op->work_.reset();
+    op.reset();
+    std::move(handler)(ec, std::move(result));
 }
 
 }  // namespace sshpool::detail

@@ -2,22 +2,23 @@
 
 #include <sshpool/connection_info.hpp>
 
+#include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <mutex>
 #include <utility>
+#include <vector>
 
 namespace sshpool::detail {
 
 template <class Transport, class Clock>
 class pool_driver;
 
-struct lease_share;
-
 /// Who lent a connection, as a lease sees it. Every call may come from any thread.
 class lease_owner {
 public:
-    virtual void give_back(lease_share*) noexcept = 0;  // takes the object over
+    virtual void give_back(std::uint64_t connection, std::uint64_t lease) noexcept = 0;
     virtual void discard(std::uint64_t connection) noexcept = 0;
     virtual bool is_open() const noexcept = 0;
     virtual connection_info info(std::uint64_t connection) const = 0;
@@ -26,60 +27,55 @@ protected:
     ~lease_owner() = default;
 };
 
-/// What a lease and the operations started through it hold together; given back when the last of them ends.
-/// Its own node in the list of returned leases, so that giving back allocates nothing and cannot fail.
+/// What a lease and the operations started through it hold together; the lease is given back when the last of them ends.
 struct lease_share {
-    std::shared_ptr<lease_owner> owner;
-    std::uint64_t connection = 0;
-    std::uint64_t lease = 0;
-    lease_share* next_returned = nullptr;
+    lease_share(std::shared_ptr<lease_owner> from, std::uint64_t connection_number, std::uint64_t lease_number)
+        : owner(std::move(from)), connection(connection_number), lease(lease_number) {}
+    lease_share(const lease_share&) = delete;
+    lease_share& operator=(const lease_share&) = delete;
+    ~lease_share() { owner->give_back(connection, lease); }
 
-    static std::shared_ptr<lease_share> make(std::shared_ptr<lease_owner> owner, std::uint64_t connection, std::uint64_t lease) {
-        return {new lease_share{std::move(owner), connection, lease}, [](lease_share* share) { share->owner->give_back(share); }};
-    }
+    const std::shared_ptr<lease_owner> owner;
+    const std::uint64_t connection;
+    const std::uint64_t lease;
 };
 
-/// Leases on their way back to the strand. Giving one back allocates nothing and cannot fail.
+/// Leases on their way back to the strand. There is room for every lease from the moment it is lent, so giving back cannot fail.
 class returned_leases {
 public:
-    returned_leases() = default;
-    returned_leases(const returned_leases&) = delete;
-    returned_leases& operator=(const returned_leases&) = delete;
-    ~returned_leases() { clear(); }
+    struct entry {
+        std::uint64_t connection;
+        std::uint64_t lease;
+    };
 
-    void push(lease_share* share) noexcept {
+    void make_room() {
         const std::lock_guard lock{mutex_};
-        share->next_returned = last_;
-        last_ = share;
+        ++lent_;
+        if (list_.capacity() < lent_) list_.reserve(2 * lent_);
     }
-    /// Calls `f(const lease_share&)` for each, oldest first, and frees them.
-    template <class F>
-    void take(F&& f) {
-        lease_share* oldest = nullptr;
-        {
-            const std::lock_guard lock{mutex_};
-            while (last_ != nullptr) {
-                auto* const next = std::exchange(last_->next_returned, oldest);
-                oldest = std::exchange(last_, next);
-            }
-        }
-        while (oldest != nullptr) {
-            const std::unique_ptr<lease_share> share{std::exchange(oldest, oldest->next_returned)};
-            f(*share);
-        }
-    }
-    bool empty() const noexcept {
+    /// True for the first of a batch.
+    bool push(entry returned) noexcept {
         const std::lock_guard lock{mutex_};
-        return last_ == nullptr;
+        list_.push_back(returned);
+        any_ = true;
+        return list_.size() == 1;
     }
-    void clear() noexcept {
+    /// Moves everything over, oldest first. False when there is nothing.
+    bool take(std::vector<entry>& into) {
+        if (!any_) return false;
         const std::lock_guard lock{mutex_};
-        while (last_ != nullptr) delete std::exchange(last_, last_->next_returned);
+        into.assign(list_.begin(), list_.end());
+        lent_ -= list_.size();
+        list_.clear();
+        any_ = false;
+        return !into.empty();
     }
 
 private:
-    mutable std::mutex mutex_;
-    lease_share* last_ = nullptr;
+    std::mutex mutex_;
+    std::atomic<bool> any_{false};
+    std::vector<entry> list_;
+    std::size_t lent_ = 0;
 };
 
 }  // namespace sshpool::detail

@@ -58,8 +58,9 @@ public:
 
     /// Queues the caller, or answers it at once.
     void ask(caller_pointer asked) {
-        asked->deadline = asked->deadline != instant{} ? asked->deadline : now() + params_.acquire_timeout;
-        on_strand([self = this->shared_from_this(), asked = std::move(asked)]() mutable { self->queue(std::move(asked)); });
+        if (asked->deadline == instant{}) asked->deadline = now() + params_.acquire_timeout;
+        if (!guard_->is_alive()) return;
+        asio::dispatch(*strand_, [self = this->shared_from_this(), asked = std::move(asked)]() mutable { self->queue(std::move(asked)); });
     }
     /// Takes the question back. The answer is then `errc::cancelled`, unless another one came first.
     void cancel(std::weak_ptr<caller<Transport>> asked) {
@@ -77,6 +78,7 @@ public:
         {
             const std::lock_guard lock{mutex_};
             const auto at = now();
+            collect_returned(at);
             const auto id = ++last_waiter_;
             core_.acquire(at, id, to, at, asking::now_or_never, from, out);
             for (auto& a : out) {
@@ -95,7 +97,9 @@ public:
     void step_now(Step&& step) {
         {
             const std::lock_guard lock{mutex_};
-            std::forward<Step>(step)(core_, now(), pending_);
+            const auto at = now();
+            collect_returned(at);
+            std::forward<Step>(step)(core_, at, pending_);
         }
         settle_later();
     }
@@ -139,14 +143,12 @@ public:
 
     // lease_owner: any thread -------------------------------------------------------------------------------------------------
 
-    void give_back(lease_share* share) noexcept override {
-        const auto self = std::move(share->owner);  // the object is in the list until the strand has seen it
-        returned_.push(share);
+    void give_back(std::uint64_t connection, std::uint64_t lease) noexcept override {
+        if (!returned_.push({connection, lease})) return;  // the first of the batch has sent for the strand
         try {
-            on_strand([self = this->shared_from_this()] { self->collect(); });
-        } catch (...) {  // out of memory: it is collected with the next one
+            on_strand([self = this->shared_from_this()] { self->step([](pool_core&, instant, actions&) {}); });  // collects
+        } catch (...) {  // out of memory: whatever comes to the strand next collects it
         }
-        if (!guard_->is_alive()) returned_.clear();
     }
     void discard(std::uint64_t connection) noexcept override {
         try {
@@ -174,48 +176,58 @@ private:
     // The strand --------------------------------------------------------------------------------------------------------------
 
     void queue(caller_pointer asked) {
-        if (asked->cancelled)
-            return answer(*asked, error_info{make_error(errc::cancelled), asked->where.key(), "waiting", "cancelled before a connection was asked for"}, {});
         auto& w = *asked;
-        step([&](pool_core& core, instant at, actions& out) {
+        if (w.cancelled) return answer(w, error_info{make_error(errc::cancelled), w.where.key(), "waiting", "cancelled before a connection was asked for"});
+        const auto ask_core = [&](pool_core& core, instant at, actions& out) {
             w.id = ++last_waiter_;
             core.acquire(at, w.id, w.where, w.deadline, w.mode, w.asker, out);
+        };
+        if (settling_) {  // an answer asks again: its own answer comes later in the same loop
+            step(ask_core);
             waiters_.emplace(w.id, std::move(asked));
-        });
+            return;
+        }
+        asking_ = &w;  // answered at once, as a rule: then it never enters the map
+        step(ask_core);
+        if (std::exchange(asking_, nullptr) != nullptr) waiters_.emplace(w.id, std::move(asked));
     }
 
     template <class Step>
     void step(Step&& step) {
         {
             const std::lock_guard lock{mutex_};
-            std::forward<Step>(step)(core_, now(), pending_);
+            const auto at = now();
+            collect_returned(at);
+            std::forward<Step>(step)(core_, at, pending_);
+            more_ = true;
+            if (settling_) return;  // an action led here: the loop that carries it out goes on with what this asked for
         }
         settle();
+    }
+    void collect_returned(instant at) {  // under the mutex
+        if (!returned_.take(returning_)) return;
+        for (const auto& back : returning_) {
+            const auto found = connections_.find(back.connection);
+            core_.released(at, back.connection, back.lease, found != connections_.end() ? heard_by(found->second) : instant{}, pending_);
+        }
     }
 
     /// Carries out what the steps have asked for, in their order, until nothing is left.
     void settle() {
-        if (settling_) return;  // an action led here: the loop below goes on with what it asked for
         settling_ = true;
         const auto stop = std::unique_ptr<bool, void (*)(bool*)>(&settling_, [](bool* flag) { *flag = false; });
-        actions batch;
-        std::swap(batch, spare_batch_);
         std::optional<instant> next;
         bool empty = false;
-        for (;;) {
-            batch.clear();
+        while (std::exchange(more_, false)) {
             {
                 const std::lock_guard lock{mutex_};
-                if (pending_.empty()) {
-                    next = core_.next_deadline();
-                    empty = core_.empty();
-                    break;
-                }
-                std::swap(batch, pending_);
+                batch_.swap(pending_);
+                next = core_.next_deadline();
+                empty = core_.empty();
             }
-            for (auto& a : batch) std::visit([this](auto& what) { perform(what); }, a);
+            for (auto& a : batch_) std::visit([this](auto& what) { perform(what); }, a);
+            batch_.clear();
         }
-        std::swap(batch, spare_batch_);
         arm(next);
         if (empty) {
             work_.reset();
@@ -225,7 +237,10 @@ private:
     }
     /// Has the strand carry out what a step on another thread has asked for.
     void settle_later() {
-        on_strand([self = this->shared_from_this()] { self->settle(); });
+        on_strand([self = this->shared_from_this()] {
+            self->more_ = true;
+            self->settle();
+        });
     }
 
     void arm(std::optional<instant> next) {
@@ -245,30 +260,23 @@ private:
         }));
     }
 
-    void collect() {
-        if (returned_.empty()) return;  // a batch
-        step([&](pool_core& core, instant at, actions& out) {
-            returned_.take([&](const lease_share& share) {
-                const auto found = connections_.find(share.connection);
-                core.released(at, share.connection, share.lease, found != connections_.end() ? heard_by(found->second) : instant{}, out);
-            });
-        });
+    void answer(caller<Transport>& asked, error_info error) {
+        asked.error = std::move(error);
+        asked.answered();
     }
-
-    void answer(caller<Transport>& asked, error_info error, lease_type granted) {
-        asked.answered = true;
-        asked.answer(std::move(error), std::move(granted));
-    }
-    caller_pointer take_waiter(waiter_id id) {
-        auto node = waiters_.extract(id);
-        return node.empty() ? nullptr : std::move(node.mapped());
+    /// Calls `f` with the caller of that number, who is no longer one afterwards.
+    template <class F>
+    void with_waiter(waiter_id id, F&& f) {
+        if (asking_ != nullptr && asking_->id == id) return std::forward<F>(f)(*std::exchange(asking_, nullptr));
+        if (const auto node = waiters_.extract(id)) std::forward<F>(f)(*node.mapped());
     }
 
     static instant heard_by(const Transport& t) { return std::chrono::duration_cast<instant>(t.last_heard().time_since_epoch()); }
 
     lease_type make_lease(const act::grant& granted) {
         const auto found = connections_.find(granted.connection);
-        auto share = lease_share::make(this->shared_from_this(), granted.connection, granted.lease);
+        returned_.make_room();
+        auto share = std::make_shared<lease_share>(this->shared_from_this(), granted.connection, granted.lease);
         return lease_type{found->second.lend(share), std::move(share)};
     }
 
@@ -301,28 +309,26 @@ private:
                        }));
     }
     void perform(act::grant& what) {
-        auto asked = take_waiter(what.waiter);
-        bool usable = false;
-        lease_type granted;
-        {
-            const std::lock_guard lock{mutex_};
-            usable = connections_.at(what.connection).is_usable();
-            granted = make_lease(what);
+        auto granted = make_lease(what);
+        if (connections_.at(what.connection).is_usable()) {
+            with_waiter(what.waiter, [&](caller<Transport>& asked) {
+                asked.granted = std::move(granted);
+                asked.answered();
+            });
+            return;
         }
-        if (asked == nullptr) return;  // cannot be: every waiter is answered once. The lease goes back
-        if (usable) return answer(*asked, {}, std::move(granted));
-        // It died since the core was last told. The caller keeps its place: ids order the queue.
+        // It died since the core was last told. The caller keeps its place, for ids order the queue.
         granted.release();
+        auto* const asked = asking_ != nullptr && asking_->id == what.waiter ? asking_ : waiters_.at(what.waiter).get();
         step([&](pool_core& core, instant at, actions& out) {
             core.lost(at, what.connection,
                       error_info{make_error(errc::connection_lost), asked->where.key(), "waiting", "the connection was found dead when it was to be lent"},
                       out);
             core.acquire(at, asked->id, asked->where, asked->deadline, asked->mode, asked->asker, out);
-            waiters_.emplace(asked->id, std::move(asked));
         });
     }
     void perform(act::fail& what) {
-        if (const auto asked = take_waiter(what.waiter)) answer(*asked, std::move(what.error), {});
+        with_waiter(what.waiter, [&](caller<Transport>& asked) { answer(asked, std::move(what.error)); });
     }
     void perform(act::probe& what) {
         const auto id = what.connection;
@@ -406,7 +412,6 @@ private:
             const std::lock_guard lock{mutex_};
             last.swap(connections_);
         }
-        returned_.clear();
         work_.reset();
         timer_.reset();
         events_.let_go();
@@ -434,8 +439,11 @@ private:
     returned_leases returned_;
 
     // Touched on the strand only
-    actions spare_batch_;
+    actions batch_;
     bool settling_ = false;
+    bool more_ = false;
+    caller<Transport>* asking_ = nullptr;
+    std::vector<returned_leases::entry> returning_;
     std::unordered_map<waiter_id, caller_pointer> waiters_;
     std::vector<std::function<void()>> when_drained_;
     bool drained_ = false;

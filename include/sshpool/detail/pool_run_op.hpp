@@ -28,25 +28,31 @@ public:
     }
 
     pool_run_op(std::shared_ptr<Driver> driver, Handler handler, target to, command what, error_info* details, std::source_location from)
-        : driver_(std::move(driver)),
-          handler_(std::move(handler)),
-          work_(asio::get_associated_executor(handler_, driver_->executor())),
+        : handler_(std::move(handler)),
+          work_(asio::get_associated_executor(handler_, driver->executor())),
+          driver_(std::move(driver)),
           to_(std::move(to)),
           what_(std::move(what)),
           details_(details),
           from_(from),
           deadline_(driver_->now() + driver_->params().acquire_timeout) {}
 
-private:
-    using executor_type = asio::associated_executor_t<Handler, asio::any_io_executor>;
+    static void finish(std::shared_ptr<pool_run_op> op) {
+        auto result = std::move(op->result_);
+        auto error = std::move(op->error_);
+        auto* const details = op->details_;
+        call_handler(std::move(op), details, error, std::move(result));
+    }
 
+    using executor_type = asio::associated_executor_t<Handler, asio::any_io_executor>;
+    Handler handler_;
+    asio::executor_work_guard<executor_type> work_;
+
+private:
     /// The question for a connection: a caller of its own, because a retry asks again.
     struct question final : caller<Transport> {
         question(std::shared_ptr<pool_run_op> asking_op) : caller<Transport>(asking_op->to_, asking::by_policy, asking_op->from_), op(std::move(asking_op)) {}
-        void answer(error_info error, lease<Transport> granted) override {
-            const auto self = std::move(op);
-            self->granted(std::move(error), std::move(granted));
-        }
+        void answered() override { std::exchange(op, nullptr)->connection_came(*this); }
         std::shared_ptr<pool_run_op> op;
     };
     /// What the connection's own operation completes: on the caller's executor, because output is delivered there.
@@ -65,49 +71,46 @@ private:
         asked_ = asked;
         driver_->ask(std::move(asked));
     }
-    void granted(error_info error, lease<Transport> granted) {  // on the strand
-        if (!error && cancelled_) error = error_info{make_error(errc::cancelled), to_.key(), "waiting", "cancelled before the command was started"};
-        if (error) return finish(std::move(error), {});
-        lease_ = std::move(granted);
-        (*lease_).async_run(what_, run_error_, run_handler{this->shared_from_this()});
+    void connection_came(question& asked) {  // on the strand
+        error_ = std::move(asked.error);
+        if (!error_ && cancelled_) error_ = cancelled_before();
+        if (error_) return complete(this->shared_from_this());
+        lease_ = std::move(asked.granted);
+        (*lease_).async_run(what_, error_, run_handler{this->shared_from_this()});
     }
     void ran(command_result result) {  // on the caller's executor
-        const bool died_before = run_error_.code == errc::connection_lost && run_error_.code == command_fate::not_started;
+        const bool died_before = error_.code == errc::connection_lost && error_.code == command_fate::not_started;
         if (died_before) {
             lease_.discard();
             if (attempt_ < most_attempts && driver_->now() < deadline_) {
                 ++attempt_;
-                run_error_ = {};
-                return driver_->on_strand([self = this->shared_from_this()] {
-                    if (self->cancelled_)
-                        return self->finish(error_info{make_error(errc::cancelled), self->to_.key(), "waiting", "cancelled before the command was started"},
-                                            {});
-                    self->acquire();
-                });
+                return driver_->on_strand([self = this->shared_from_this()] { self->try_again(); });
             }
         }
         lease_.release();
-        finish(std::move(run_error_), std::move(result));
+        result_ = std::move(result);
+        finish(this->shared_from_this());
+    }
+    void try_again() {  // on the strand
+        error_ = cancelled_ ? cancelled_before() : error_info{};
+        if (error_) return complete(this->shared_from_this());
+        acquire();
     }
     void cancel() {  // on the strand
         cancelled_ = true;
         driver_->cancel(asked_);
         stop_running_.emit(asio::cancellation_type::terminal);
     }
-    void finish(error_info error, command_result result) {
-        lease_.release();
-        complete(std::move(work_), std::move(handler_), details_, std::move(error), std::move(result));
-    }
+    error_info cancelled_before() const { return {make_error(errc::cancelled), to_.key(), "waiting", "cancelled before the command was started"}; }
 
     static constexpr int most_attempts = 3;
 
     std::shared_ptr<Driver> driver_;
-    Handler handler_;
-    asio::executor_work_guard<executor_type> work_;
     target to_;
     command what_;
     error_info* details_;
-    error_info run_error_;
+    error_info error_;
+    command_result result_;
     std::source_location from_;
     instant deadline_;
     int attempt_ = 1;

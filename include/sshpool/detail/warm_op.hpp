@@ -29,18 +29,28 @@ public:
     }
 
     warm_op(std::shared_ptr<Driver> driver, Handler handler, std::vector<target> targets, std::source_location from)
-        : driver_(std::move(driver)),
-          handler_(std::move(handler)),
-          work_(asio::get_associated_executor(handler_, driver_->executor())),
+        : handler_(std::move(handler)),
+          work_(asio::get_associated_executor(handler_, driver->executor())),
+          driver_(std::move(driver)),
           targets_(std::move(targets)),
           from_(from) {}
+
+    static void finish(std::shared_ptr<warm_op> op) {
+        auto report = std::move(op->report_);
+        error_info error;
+        if (op->cancelled_) error.code = make_error(errc::cancelled);
+        call_handler(std::move(op), nullptr, error, std::move(report));
+    }
+
+    Handler handler_;
+    asio::executor_work_guard<asio::associated_executor_t<Handler, asio::any_io_executor>> work_;
 
 private:
     struct question final : caller<Transport> {
         question(std::shared_ptr<warm_op> warm, target to) : caller<Transport>(std::move(to), asking::by_policy, warm->from_), op(std::move(warm)) {}
-        void answer(error_info error, lease<Transport> granted) override {
-            granted.release();
-            std::exchange(op, nullptr)->answered(*this, std::move(error));
+        void answered() override {
+            this->granted.release();
+            std::exchange(op, nullptr)->connection_came(*this);
         }
         std::shared_ptr<warm_op> op;
     };
@@ -54,13 +64,12 @@ private:
         }
         if (!asked_.empty() || handed_over_) return;
         handed_over_ = true;
-        complete(std::move(work_), std::move(handler_), nullptr,
-                 cancelled_ ? error_info{make_error(errc::cancelled), {}, "waiting", "cancelled"} : error_info{}, std::move(report_));
+        complete(this->shared_from_this());
     }
-    void answered(const question& asked, error_info error) {
+    void connection_came(question& asked) {
         asked_.erase(&asked);
-        if (error) {
-            report_.failed.push_back({asked.where.key(), std::move(error)});
+        if (asked.error) {
+            report_.failed.push_back({asked.where.key(), std::move(asked.error)});
         } else {
             ++report_.connected;
         }
@@ -72,8 +81,6 @@ private:
     }
 
     std::shared_ptr<Driver> driver_;
-    Handler handler_;
-    asio::executor_work_guard<asio::associated_executor_t<Handler, asio::any_io_executor>> work_;
     std::vector<target> targets_;
     std::source_location from_;
     std::size_t next_ = 0;

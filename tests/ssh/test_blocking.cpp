@@ -1,0 +1,119 @@
+// The pool for code without Asio, and the process-wide one, against OpenSSH's sshd.
+
+#include <sshpool/blocking_ssh_pool.hpp>
+
+#include <atomic>
+#include <chrono>
+#include <thread>
+#include <vector>
+
+#include "ssh/pool_on_sshd.hpp"
+
+using namespace sshpool;
+using namespace sshpool::test;
+
+TEST_CASE("a blocking pool runs commands and lends connections", "[ssh][blocking]") {
+    support::sshd_server sshd;
+    blocking_ssh_pool pool;
+    CHECK(pool.run(to(sshd), "echo one").out == "one\n");
+    auto lease = pool.get_connection(to(sshd));
+    REQUIRE(lease);
+    CHECK(lease.run("exit 3").exit_status == 3);
+    CHECK(lease.info().use_count == 2);
+    lease.release();
+    CHECK_FALSE(lease);
+    CHECK(pool.try_get_connection(to(sshd)));
+    CHECK(pool.get_stats().hits >= 2);
+    CHECK(sshd.accepted_logins() == 1);
+}
+
+TEST_CASE("a blocking pool throws errors that explain themselves", "[ssh][blocking]") {
+    support::sshd_server sshd;
+    blocking_ssh_pool pool;
+    const target stranger{sshd.address(), credentials::private_key_file(sshd.make_stranger_key()), host_key_policy::known_hosts(sshd.known_hosts())};
+    try {
+        pool.run(stranger, "true");
+        FAIL("a stranger got in");
+    } catch (const ssh_error& e) {
+        CHECK(e.code() == errc::auth_failed);
+        CHECK(e.code() == command_fate::not_started);
+        CHECK(std::string{e.what()}.find(sshd.host()) != std::string::npos);
+        CHECK(e.info().phase == "login");
+    }
+}
+
+TEST_CASE("sixty-four threads share one blocking pool, and every one gets its own answer", "[ssh][blocking]") {
+    support::sshd_server sshd;
+    blocking_ssh_pool pool;
+    std::atomic<int> right{0};
+    std::vector<std::thread> threads;
+    for (int i = 0; i < 64; ++i) {
+        threads.emplace_back([&, i] {
+            if (pool.run(to(sshd), command::argv("echo", std::to_string(i))).out == std::to_string(i) + "\n") ++right;
+        });
+    }
+    for (auto& t : threads) t.join();
+    CHECK(right == 64);
+    CHECK(sshd.accepted_logins() <= 2);
+}
+
+TEST_CASE("shutting a blocking pool down wakes who waits, lets running commands end, and refuses the rest", "[ssh][blocking]") {
+    support::sshd_server sshd;
+    pool_params params;
+    params.max_connections_per_host = 1;
+    params.leases_per_connection = 1;
+    blocking_ssh_pool pool{params};
+    std::error_code waiting_ec;
+    std::string running;
+    std::thread runs{[&] { running = pool.run(to(sshd), "sleep 0.5; echo done").out; }};
+    REQUIRE(sshd.wait_for_log("Starting session: "));
+    std::thread waits{[&] {
+        try {
+            pool.run(to(sshd), "true");
+        } catch (const ssh_error& e) {
+            waiting_ec = e.code();
+        }
+    }};
+    REQUIRE(support::wait_until([&] { return pool.get_stats().waiting == 1; }));
+    pool.shutdown(10s);
+    runs.join();
+    waits.join();
+    CHECK(running == "done\n");
+    CHECK(waiting_ec == errc::pool_closed);
+    CHECK_THROWS_AS(pool.run(to(sshd), "true"), ssh_error);
+    pool.shutdown(10s);  // again: nothing
+}
+
+TEST_CASE("a blocking lease outlives its pool", "[ssh][blocking]") {
+    support::sshd_server sshd;
+    blocking_lease kept;
+    {
+        blocking_ssh_pool pool;
+        kept = pool.get_connection(to(sshd));
+        pool.shutdown(0ms);
+    }
+    CHECK_FALSE(kept);
+    CHECK_THROWS_AS(kept.run("true"), ssh_error);
+}
+
+TEST_CASE("the process-wide pool: made once, found everywhere, closed and made again", "[ssh][blocking]") {
+    support::sshd_server sshd;
+    close_ssh_pool();  // there is none: nothing happens
+    pool_params params;
+    params.max_connections = 7;
+    auto& first = init_ssh_pool(params);
+    CHECK(&get_ssh_pool() == &first);
+    CHECK_THROWS_AS(init_ssh_pool(), std::logic_error);
+    CHECK(get_ssh_pool().run(to(sshd), "echo hi").out == "hi\n");
+    close_ssh_pool();
+    close_ssh_pool();
+    try {
+        get_ssh_pool().run(to(sshd), "true");
+        FAIL("a closed pool ran a command");
+    } catch (const ssh_error& e) {
+        CHECK(e.code() == errc::pool_closed);
+    }
+    CHECK(&init_ssh_pool() == &first);  // references stay valid for the life of the process
+    CHECK(first.run(to(sshd), "echo again").out == "again\n");
+    close_ssh_pool();
+}
