@@ -214,7 +214,7 @@ private:
         std::size_t operator()(std::string_view s) const noexcept { return std::hash<std::string_view>{}(s); }
     };
     struct target_hash {
-        std::size_t operator()(const target& t) const { return t.hash(); }  // not noexcept: libstdc++ then keeps the hash beside each entry
+        std::size_t operator()(const target& t) const noexcept { return t.hash(); }
     };
     template <class T>
     using by_name = std::unordered_map<std::string, T, text_hash, std::equal_to<>>;

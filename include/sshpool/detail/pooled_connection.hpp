@@ -25,7 +25,7 @@ struct key_state;
 struct host_state;
 struct identity_state;
 
-enum class connection_state {
+enum class connection_state : std::uint8_t {
     planned,  ///< its slot is reserved; it opens once the jump host is open
     opening,
     open,
@@ -40,54 +40,52 @@ struct lease_slot {
     std::size_t next_free = 0;
 };
 
-enum class idle_place { none, fresh, ripening, ripe };
+enum class idle_place : std::uint8_t { none, fresh, ripening, ripe };
 
 /// One connection, from the moment its slot is taken until that is free again.
 struct pooled_connection {
     pooled_connection(connection_id i, target t, door& d, key_state& k, host_state& h, identity_state& who)
-        : id(i), to(std::move(t)), home(&d), key(&k), host(&h), identity(&who) {}
+        : id(i), home(&d), key(&k), to(std::move(t)), host(&h), identity(&who) {}
 
+    // What each lend and return touches stands together: in a large pool it is memory that costs.
     connection_id id;
-    target to;
     door* home;
     key_state* key;
-    host_state* host;
-    identity_state* identity;
-
     connection_state state = connection_state::planned;
     bool unpooled = false;
     bool probing = false;
     bool handshaking = false;
     bool was_open = false;
+    bool in_serving = false;
+    idle_place idleness = idle_place::none;
     std::optional<close_reason> retired;  ///< lent no more, for this reason; closes when nobody needs it
     std::size_t leases = 0;
     std::size_t capacity = 0;
-    std::size_t learned_capacity = 0;  ///< 0: nothing was learned
-
-    pooled_connection* via = nullptr;
-    waiter_id planned_for = 0;  ///< its place in a queue while it is planned
-    std::size_t pins = 0;       ///< connections that run through this one, planned and closing ones included
-
-    instant created{};
-    instant last_used{};
+    std::size_t level = 0;
+    std::size_t pins = 0;  ///< connections that run through this one, planned and closing ones included
+    list_hook<pooled_connection> in_level, in_idle;
     instant heard{};
     instant expires = instant::max();
-    instant open_took{};
+    instant last_used{};
     instant idle_since{};
     std::optional<instant> armed;  ///< its entry among the deadlines; never later than what is really due
     std::uint64_t use_count = 0;
     std::uint64_t use_serial = 0;     ///< orders last uses
     std::uint64_t idle_serial = 0;    ///< orders the beginnings of idleness
     std::uint64_t opened_serial = 0;  ///< orders openings among questions
-
     std::vector<lease_slot> slots;
     std::size_t free_slot = 0;  ///< one more than its index; 0: none
 
-    list_hook<pooled_connection> in_all, in_key, in_identity, in_members, in_level, in_idle, in_dependents;
+    target to;
+    host_state* host;
+    identity_state* identity;
+    std::size_t learned_capacity = 0;  ///< 0: nothing was learned
+    pooled_connection* via = nullptr;
+    waiter_id planned_for = 0;  ///< its place in a queue while it is planned
+    instant created{};
+    instant open_took{};
+    list_hook<pooled_connection> in_all, in_key, in_identity, in_members, in_dependents;
     intrusive_list<pooled_connection, &pooled_connection::in_dependents> dependents;
-    std::size_t level = 0;
-    idle_place idleness = idle_place::none;
-    bool in_serving = false;
 
     bool is_expired(instant now) const noexcept { return now >= expires; }
     bool is_idle(instant now, instant timeout) const noexcept { return leases == 0 && pins == 0 && timeout.count() > 0 && now - idle_since >= timeout; }
