@@ -216,7 +216,7 @@ TEST_CASE("a cancelled command's channel is never lent before its replies have c
     engine_on_socket s(options_for(server), server.host(), server.port());
     REQUIRE(s.become_ready());
     for (int i = 0; i < 20; ++i) {
-        const auto op = s.submit("echo wrong");
+        const auto op = s.submit("echo wrong; sleep 0.3");
         if (i % 2 == 0) s.run_until([&] { return s.engine.channels() > 1; });
         op->cancel(s.engine, s.now());
         s.settle();

@@ -247,9 +247,9 @@ TEST_CASE("a line that is too long is refused before anything is sent", "[ssh][t
 
 TEST_CASE("on_output gets all output in order, one call at a time, on the caller's executor", "[ssh][transport]") {
     support::sshd_server server;
+    asio::io_context callers;  // outlives the threads that post to it
     running_transport t{4};
     REQUIRE_FALSE(t.open(to(server)).error);
-    asio::io_context callers;
     std::string out;
     std::string err;
     int inside = 0;
