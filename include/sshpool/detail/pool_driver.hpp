@@ -2,6 +2,7 @@
 
 #include <sshpool/detail/caller.hpp>
 #include <sshpool/detail/context_guard.hpp>
+#include <sshpool/detail/deadline_timer.hpp>
 #include <sshpool/detail/event_queue.hpp>
 #include <sshpool/detail/pool_core.hpp>
 #include <sshpool/lease.hpp>
@@ -10,8 +11,6 @@
 #include <sshpool/transport.hpp>
 
 #include <asio/any_io_executor.hpp>
-#include <asio/basic_waitable_timer.hpp>
-#include <asio/bind_executor.hpp>
 #include <asio/dispatch.hpp>
 #include <asio/executor_work_guard.hpp>
 #include <asio/post.hpp>
@@ -162,14 +161,12 @@ public:
     }
 
 private:
-    using timer_type = asio::basic_waitable_timer<Clock, asio::wait_traits<Clock>, asio::any_io_executor>;
-
     pool_driver(asio::any_io_executor executor, pool_params params, factory make_transport)
         : executor_(std::move(executor)),
           params_(std::move(params)),
           make_transport_(std::move(make_transport)),
           strand_(asio::make_strand(executor_)),
-          timer_(std::in_place, executor_),
+          timer_(executor_),
           events_(executor_, params_.on_event),
           core_(params_, std::random_device{}()) {}
 
@@ -228,7 +225,7 @@ private:
             for (auto& a : batch_) std::visit([this](auto& what) { perform(what); }, a);
             batch_.clear();
         }
-        arm(next);
+        timer_.arm(next, *strand_, [self = this->shared_from_this()] { self->step([](pool_core& core, instant at, actions& out) { core.advance(at, out); }); });
         if (empty) {
             work_.reset();
         } else if (!work_) {
@@ -241,23 +238,6 @@ private:
             self->more_ = true;
             self->settle();
         });
-    }
-
-    void arm(std::optional<instant> next) {
-        if (!timer_) return;
-        if (!next) {
-            if (armed_) timer_->cancel();
-            armed_.reset();
-            return;
-        }
-        if (armed_ && *armed_ <= *next) return;  // it fires earlier, and looks again then
-        armed_ = next;
-        timer_->expires_at(typename Clock::time_point{std::chrono::duration_cast<typename Clock::duration>(*next)});
-        timer_->async_wait(asio::bind_executor(*strand_, [self = this->shared_from_this(), at = *next](std::error_code ec) {
-            if (ec || self->armed_ != at) return;
-            self->armed_.reset();
-            self->step([](pool_core& core, instant when, actions& out) { core.advance(when, out); });
-        }));
     }
 
     void answer(caller<Transport>& asked, error_info error) {
@@ -413,7 +393,7 @@ private:
             last.swap(connections_);
         }
         work_.reset();
-        timer_.reset();
+        timer_.let_go();
         events_.let_go();
         strand_.reset();
         executor_ = {};
@@ -424,8 +404,7 @@ private:
     const factory make_transport_;
     std::optional<context_guard> guard_;
     std::optional<strand_type> strand_;
-    std::optional<timer_type> timer_;
-    std::optional<instant> armed_;
+    deadline_timer<Clock> timer_;
     std::optional<asio::executor_work_guard<asio::any_io_executor>> work_;  // open connections are outstanding work
     event_queue events_;
     std::atomic<bool> open_{true};
