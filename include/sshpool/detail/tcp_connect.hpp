@@ -78,6 +78,7 @@ private:
     void try_next() {
         if (next_ == endpoints_.size()) {
             const auto tcp = clock::now() - started_ - resolve_time_;
+            if (dropped_) return finish({make_error(errc::server_busy), "banner", "dropped before its banner: " + failures_, nullptr, resolve_time_, tcp});
             return finish({make_error(errc::connect_failed), "tcp", failures_, nullptr, resolve_time_, tcp});
         }
         const auto endpoint = endpoints_[next_++];
@@ -106,6 +107,8 @@ private:
             const auto tcp = clock::now() - started_ - resolve_time_;
             return finish({{}, {}, {}, std::make_unique<tcp_stream>(std::move(socket_)), resolve_time_, tcp});
         }
+        // A closed port refuses. A reset comes from a server that took the connection, and dropped it before we had looked.
+        dropped_ = dropped_ || error == asio::error::connection_reset;
         if (!failures_.empty()) failures_ += "; ";
         if (endpoints_.size() > 1) failures_ += endpoint.address().to_string() + ": ";
         failures_ += error == asio::error::operation_aborted || error == asio::error::bad_descriptor ? "no answer" : error.message();
@@ -125,6 +128,7 @@ private:
     std::vector<asio::ip::tcp::endpoint> endpoints_;
     std::size_t next_ = 0;
     std::string failures_;
+    bool dropped_ = false;
 };
 
 }  // namespace sshpool::detail
