@@ -321,18 +321,20 @@ TEST_CASE("an operation never completes inside the call that starts it, and free
     support::sshd_server server;
     running_transport t;
     REQUIRE_FALSE(t.open(to(server)).error);
-    std::promise<bool> share_was_free;
-    auto share = std::make_shared<int>(1);
-    const std::weak_ptr<int> watch = share;
-    asio::post(t.io, [&, share = std::move(share)]() mutable {
-        bool started = false;
-        auto lent = t.connection.lend(std::move(share));
-        lent.async_run("true",
-                       [&, started_ptr = std::make_shared<bool*>(&started)](std::error_code, command_result) { share_was_free.set_value(watch.expired()); });
-        started = true;
-        CHECK_FALSE(watch.expired());
-    });
-    CHECK(share_was_free.get_future().get());
+    // Also where the channel outlives the answer.
+    for (const auto& what : {command{"true"}, command{"sleep 30"}.timeout(100ms)}) {
+        std::promise<bool> share_was_free;
+        auto share = std::make_shared<int>(1);
+        const std::weak_ptr<int> watch = share;
+        asio::post(t.io, [&, share = std::move(share)]() mutable {
+            const auto inside = std::make_shared<bool>(true);
+            auto lent = t.connection.lend(std::move(share));
+            lent.async_run(what, [&, inside](std::error_code, command_result) { share_was_free.set_value(watch.expired() && !*inside); });
+            CHECK_FALSE(watch.expired());
+            *inside = false;
+        });
+        CHECK(share_was_free.get_future().get());
+    }
 }
 
 TEST_CASE("64 commands at once on one connection all run", "[ssh][transport]") {

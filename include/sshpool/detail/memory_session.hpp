@@ -109,8 +109,8 @@ public:
 
     /// Lets libssh2 sort all input into its queues, whatever channel it is for. Gives 0, or libssh2's error.
     ///
-    /// `wait_eof` and not a read of length 0 where possible: a read gives the channel's window back even if nothing was read, and so
-    /// would take the brake off a channel whose reader is slow.
+    /// `wait_eof` and not a read of length 0 where possible: such a read gives back the window of what was read before, without waiting for
+    /// whoever has not finished with that yet.
     int pump(LIBSSH2_CHANNEL* any_live_channel) {
         const open_gate gate{*this};
         for (int idle = 0; idle < 2;) {
