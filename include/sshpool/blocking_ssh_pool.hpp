@@ -31,7 +31,13 @@ struct process_pool;
 class blocking_engine {
 public:
     explicit blocking_engine(pool_params params, std::size_t threads) : pool_(io_.get_executor(), std::move(params)) {
-        for (std::size_t i = 0; i < threads; ++i) threads_.emplace_back([this] { io_.run(); });
+        try {
+            for (std::size_t i = 0; i < threads; ++i) threads_.emplace_back([this] { io_.run(); });
+        } catch (...) {
+            work_.reset();
+            for (auto& thread : threads_) thread.join();
+            throw;
+        }
     }
     blocking_engine(const blocking_engine&) = delete;
     blocking_engine& operator=(const blocking_engine&) = delete;
@@ -63,17 +69,20 @@ public:
         return result.get();
     }
 
+    /// Returns when nothing is left, also for a second caller.
     void close(std::chrono::milliseconds grace) {
         {
             const std::unique_lock alone{closing_};
-            if (closed_) return;
             closed_ = true;
         }
+        const std::lock_guard one{joining_};
+        if (threads_.empty()) return;
         std::promise<void> drained;
         pool_.async_shutdown(grace, [&](std::error_code) { drained.set_value(); });
         drained.get_future().wait();
         work_.reset();
         for (auto& thread : threads_) thread.join();
+        threads_.clear();
     }
 
     static ssh_error pool_closed() { return ssh_error{error_info{make_error(errc::pool_closed), {}, "waiting", "the pool is closed"}}; }
@@ -84,7 +93,8 @@ private:
     ssh_pool<> pool_;
     std::vector<std::thread> threads_;
     std::shared_mutex closing_;
-    std::atomic<bool> closed_{false};  // changes under the mutex
+    std::mutex joining_;
+    std::atomic<bool> closed_{false};  // changes under `closing_`
 };
 
 }  // namespace detail
@@ -96,7 +106,7 @@ public:
 
     /// As `libssh2_transport::async_run`; waits for the end. Throws `ssh_error`.
     command_result run(command what) {
-        if (engine_ == nullptr) throw detail::blocking_engine::pool_closed();
+        if (engine_ == nullptr || !*this) throw detail::blocking_engine::pool_closed();
         return engine_->wait<command_result>([&](error_info& error, auto handler) { lease_->async_run(std::move(what), error, std::move(handler)); });
     }
     /// False for an empty lease, and for one whose pool was shut down.
@@ -165,9 +175,11 @@ private:
     friend struct detail::process_pool;
     void open(pool_params params, std::size_t threads) {
         if (threads == 0) throw std::invalid_argument("a blocking_ssh_pool needs at least one thread");
-        auto fresh = std::make_shared<detail::blocking_engine>(std::move(params), threads);
-        const std::lock_guard lock{mutex_};
-        engine_ = std::move(fresh);
+        auto engine = std::make_shared<detail::blocking_engine>(std::move(params), threads);
+        {
+            const std::lock_guard lock{mutex_};
+            engine_.swap(engine);
+        }
     }
     std::shared_ptr<detail::blocking_engine> current() const {
         const std::lock_guard lock{mutex_};
@@ -190,17 +202,21 @@ struct process_pool {
     std::unique_ptr<blocking_ssh_pool> pool;
     bool open = false;
 
-    void reopen(pool_params params) {
-        if (pool == nullptr) {
-            pool = std::make_unique<blocking_ssh_pool>(std::move(params));
-        } else {
-            pool->open(std::move(params), 2);
-        }
-        open = true;
-    }
+    std::shared_ptr<blocking_engine> engine() const;
+    void reopen(pool_params params);
 };
 
 }  // namespace detail
+
+inline std::shared_ptr<detail::blocking_engine> detail::process_pool::engine() const { return pool->current(); }
+inline void detail::process_pool::reopen(pool_params params) {
+    if (pool == nullptr) {
+        pool = std::make_unique<blocking_ssh_pool>(std::move(params));
+    } else {
+        pool->open(std::move(params), 2);
+    }
+    open = true;
+}
 
 /// Makes the process-wide pool. Throws `std::logic_error` if there is one that is not closed. The reference is valid for the life of the process.
 inline blocking_ssh_pool& init_ssh_pool(pool_params params = {}) {
@@ -212,7 +228,8 @@ inline blocking_ssh_pool& init_ssh_pool(pool_params params = {}) {
 }
 
 /// The process-wide pool; made with default parameters when there never was one. After `close_ssh_pool` and until an
-/// `init_ssh_pool` every call on it throws `errc::pool_closed`.
+/// `init_ssh_pool` every operation on it throws `errc::pool_closed`. It is never destroyed: close it before `main` returns, or its
+/// threads run into the end of the process.
 inline blocking_ssh_pool& get_ssh_pool() {
     auto& process = detail::process_pool::instance();
     const std::lock_guard lock{process.mutex};
@@ -223,13 +240,13 @@ inline blocking_ssh_pool& get_ssh_pool() {
 /// Closes the process-wide pool as `blocking_ssh_pool::shutdown` does. Nothing happens when there is none.
 inline void close_ssh_pool(std::chrono::milliseconds grace = std::chrono::seconds{10}) {
     auto& process = detail::process_pool::instance();
-    blocking_ssh_pool* pool = nullptr;
+    std::shared_ptr<detail::blocking_engine> engine;  // this one, also where another thread makes the next meanwhile
     {
         const std::lock_guard lock{process.mutex};
         if (!std::exchange(process.open, false)) return;
-        pool = process.pool.get();
+        engine = process.engine();
     }
-    pool->shutdown(grace);
+    engine->close(grace);
 }
 
 }  // namespace sshpool

@@ -30,7 +30,8 @@ namespace sshpool {
 /// **Threads**: every member may be called from any thread. No user code runs inside the pool: handlers complete on their
 /// associated executor, events are told on a strand of their own.
 /// **Lifetime**: going away without `async_shutdown` is safe: callers that wait get `errc::pool_closed`, leases die, connections
-/// close. So is the execution context going first. Open connections are outstanding work.
+/// close. So is the execution context going first: operations that have not completed by then, or are started afterwards, are dropped
+/// with their handlers. Open connections are outstanding work.
 /// **Executor**: the one given to the constructor; also the fallback for handlers that have none.
 /// **Cancellation**: every operation takes terminal, partial and total cancellation, all with the guarantee of total: what was
 /// cancelled completes with `errc::cancelled` (`asio::error::operation_aborted`) and nothing is lost. A connect that is under

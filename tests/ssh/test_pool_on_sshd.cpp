@@ -212,6 +212,51 @@ TEST_CASE("a key that was revoked opens nothing after invalidate_principal", "[s
     CHECK(p.pool.explain(where.key()).find("auth_failed") != std::string::npos);
 }
 
+TEST_CASE("a command that waits for a probe's channel starts when the probe has ended", "[ssh][transport]") {
+    support::sshd_server sshd{{"MaxSessions 1"}};
+    asio::io_context io;
+    libssh2_transport t{io.get_executor()};
+    bool opened = false;
+    t.open({to(sshd), 10s, 1, 2000ms, std::nullopt, {}}, [&](open_report r) { opened = !r.error; });
+    const auto until = [&](auto ready) {
+        const auto end = std::chrono::steady_clock::now() + 10s * support::slowness;
+        while (!ready() && std::chrono::steady_clock::now() < end) io.run_one_for(100ms);
+        return ready();
+    };
+    REQUIRE(until([&] { return opened; }));
+    int learned = 0;  // that there is one channel only
+    for (int i = 0; i < 2; ++i) t.async_run("true", [&](std::error_code ec, command_result) { learned += ec ? 0 : 1; });
+    REQUIRE(until([&] { return learned == 2; }));
+    bool probed = false, ran = false;
+    t.probe(5s, [&](const error_info& e) { probed = !e; });
+    t.async_run("true", [&](std::error_code ec, command_result r) { ran = !ec && r.ok(); });
+    CHECK(until([&] { return probed && ran; }));
+    t.close({});
+    io.run_for(2s);
+}
+
+TEST_CASE("a connection whose server hangs is not waited for in a loop", "[ssh][transport]") {
+    support::sshd_server sshd;
+    asio::io_context io;
+    libssh2_transport t{io.get_executor()};
+    bool opened = false;
+    t.open({to(sshd), 10s * support::slowness, 1, 300ms, std::nullopt, {}}, [&](open_report r) { opened = !r.error; });
+    while (!opened && io.run_one_for(10s) != 0) {
+    }
+    REQUIRE(opened);
+    sshd.suspend();
+    error_info answer;
+    t.probe(100ms, [&](error_info e) { answer = std::move(e); });
+    io.run_for(500ms);
+    CHECK(answer == errc::connection_lost);
+    io.restart();
+    CHECK(io.run_for(1s) < 100);  // handlers
+    sshd.resume();
+    t.close({});
+    io.restart();
+    io.run_for(2s);
+}
+
 // The bugs of the system that this library replaces, against a real server. ------------------------------------------------------
 
 TEST_CASE("bug 1, on sshd: two simultaneous users of one host leave no session behind", "[ssh][bugs]") {

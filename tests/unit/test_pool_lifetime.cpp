@@ -1,5 +1,6 @@
 // Pools, leases and execution contexts that go in every order.
 
+#include <asio/bind_cancellation_slot.hpp>
 #include <asio/co_spawn.hpp>
 #include <asio/use_awaitable.hpp>
 #include <asio/use_future.hpp>
@@ -214,4 +215,60 @@ TEST_CASE("a pool can be moved and assigned over: the old one closes", "[lifetim
     f.settle();
     CHECK(f.network->live() == 0);
     f.pool.reset();
+}
+
+TEST_CASE("a pool that outlives its io_context does nothing and drops what is asked of it", "[lifetime]") {
+    auto network = std::make_shared<scripted_network>();
+    auto io = std::make_unique<asio::io_context>();
+    ssh_pool<scripted_transport> pool{io->get_executor(), {}, [network](asio::any_io_executor ex) { return scripted_transport{std::move(ex), network}; }};
+    pool.async_get_connection(host("a"), [](std::error_code, auto) {});
+    io->poll();
+    CHECK(pool.get_stats().idle == 1);
+    io.reset();
+    const auto alive = std::make_shared<int>(0);
+    CHECK_FALSE(pool.try_get_connection(host("a")));
+    pool.async_get_connection(host("a"), [alive](std::error_code, auto) {});
+    pool.async_run(host("a"), "true", [alive](std::error_code, auto) {});
+    pool.async_warm(std::vector<target>{host("b")}, [alive](std::error_code, auto) {});
+    pool.async_shutdown(1s, [alive](std::error_code) {});
+    pool.invalidate("root@a:22");
+    pool.close_all();
+    CHECK(alive.use_count() == 1);
+    CHECK_FALSE(pool.explain("root@a:22").empty());
+}
+
+TEST_CASE("shutting down with patience for ever cuts nobody", "[lifetime]") {
+    pool_fixture f;
+    auto held = f.get(host("a"));
+    bool completed = false;
+    f.pool->async_shutdown(std::chrono::milliseconds::max(), [&](std::error_code) { completed = true; });
+    f.advance(1h);
+    CHECK_FALSE(completed);
+    CHECK(held->lease->state().open);
+    f.give_back(held);
+    CHECK(completed);
+}
+
+TEST_CASE("a cancelled shutdown goes on, and keeps no timer once it has drained", "[lifetime]") {
+    pool_fixture f;
+    auto held = f.get(host("a"));
+    asio::cancellation_signal stop;
+    std::error_code seen;
+    f.pool->async_shutdown(1h, asio::bind_cancellation_slot(stop.slot(), [&](std::error_code ec) { seen = ec; }));
+    f.settle();
+    stop.emit(asio::cancellation_type::terminal);
+    f.settle();
+    CHECK(seen == errc::cancelled);
+    CHECK(f.get(host("a"))->ec == errc::pool_closed);
+    f.give_back(held);
+    CHECK(f.io.stopped());
+}
+
+TEST_CASE("try_get_connection does not lend what is known to have died", "[lifetime]") {
+    pool_fixture f;
+    f.give_back(f.get(host("a")));
+    f.network->at(0)->usable = false;
+    CHECK_FALSE(f.pool->try_get_connection(host("a")));
+    f.settle();
+    CHECK(f.network->live() == 0);
 }

@@ -218,15 +218,25 @@ private:
         stage_ = stage::ended;
         char* name = nullptr;
         std::size_t size = 0;
-        libssh2_channel_get_exit_signal(channel_, &name, &size, nullptr, nullptr, nullptr, nullptr);
+        const int rc = libssh2_channel_get_exit_signal(channel_, &name, &size, nullptr, nullptr, nullptr, nullptr);
+        if (rc != 0) return engine.broken_by(rc, "command");  // it cannot be told from a status of 0
         if (name != nullptr) {
             result_.exit_signal = printable({name, size});
             libssh2_free(engine.io().raw(), name);
         }
         // Asked for in this order: libssh2 says status 0 for a command that a signal ended.
-        if (result_.exit_signal.empty()) result_.exit_status = libssh2_channel_get_exit_status(channel_);
+        if (result_.exit_signal.empty() && has_exit_status(channel_)) result_.exit_status = libssh2_channel_get_exit_status(channel_);
         result_.elapsed = now - submitted_at_;
         engine.answer(*this, now);
+    }
+
+    /// Versions that cannot tell say yes.
+    static bool has_exit_status(auto* channel) noexcept {
+        if constexpr (requires { libssh2_channel_has_exit_status(channel); }) {
+            return libssh2_channel_has_exit_status(channel) != 0;
+        } else {
+            return true;
+        }
     }
 
     /// The caller has the answer; what libssh2 has begun goes on to its end.

@@ -181,7 +181,8 @@ public:
             out_of_memory_ = true;
             return nullptr;
         }
-        void* const room = std::malloc(bytes + header);
+        // Zeroed: libssh2 reads some of what a server said it would send and did not (the name of an exit signal).
+        void* const room = std::calloc(1, bytes + header);
         if (room == nullptr) return nullptr;
         auto* const b = new (room) block{&blocks_, blocks_.next, bytes};
         b->next->previous = b;

@@ -49,6 +49,7 @@ public:
         return driver;
     }
 
+    bool is_alive() const noexcept { return guard_->is_alive(); }
     const asio::any_io_executor& executor() const noexcept { return executor_; }
     const pool_params& params() const noexcept { return params_; }
     instant now() const { return std::chrono::duration_cast<instant>(Clock::now().time_since_epoch()); }
@@ -74,8 +75,10 @@ public:
     std::optional<lease_type> try_lend(const target& to, std::source_location from) {
         actions out;
         std::optional<lease_type> result;
+        bool usable = false;
         {
             const std::lock_guard lock{mutex_};
+            if (gone_) return std::nullopt;
             const auto at = now();
             collect_returned(at);
             const auto id = ++last_waiter_;
@@ -83,19 +86,22 @@ public:
             for (auto& a : out) {
                 if (const auto* granted = std::get_if<act::grant>(&a); granted != nullptr && granted->waiter == id) {
                     result = make_lease(*granted);
+                    usable = connections_.at(granted->connection).is_usable();
                 } else if (const auto* failed = std::get_if<act::fail>(&a); failed == nullptr || failed->waiter != id) {
                     pending_.push_back(std::move(a));
                 }
             }
         }
+        if (result && !usable) result->discard();  // it died since the core was last told
         settle_later();
-        return result;
+        return usable ? std::move(result) : std::nullopt;
     }
     /// Steps the core now: the effect is there before this returns, what follows from it is carried out on the strand.
     template <class Step>
     void step_now(Step&& step) {
         {
             const std::lock_guard lock{mutex_};
+            if (gone_) return;
             const auto at = now();
             collect_returned(at);
             std::forward<Step>(step)(core_, at, pending_);
@@ -212,7 +218,10 @@ private:
     /// Carries out what the steps have asked for, in their order, until nothing is left.
     void settle() {
         settling_ = true;
-        const auto stop = std::unique_ptr<bool, void (*)(bool*)>(&settling_, [](bool* flag) { *flag = false; });
+        const auto stop = std::unique_ptr<pool_driver, void (*)(pool_driver*)>(this, [](pool_driver* self) {
+            self->settling_ = false;
+            self->batch_.clear();
+        });
         std::optional<instant> next;
         bool empty = false;
         while (std::exchange(more_, false)) {
@@ -390,6 +399,7 @@ private:
         {
             std::unordered_map<connection_id, Transport> last;
             const std::lock_guard lock{mutex_};
+            gone_ = true;
             last.swap(connections_);
         }
         work_.reset();
@@ -414,6 +424,7 @@ private:
     actions pending_;
     std::unordered_map<connection_id, Transport> connections_;  // changed on the strand, under the mutex
     waiter_id last_waiter_ = 0;
+    bool gone_ = false;  // with the execution context
 
     returned_leases returned_;
 

@@ -27,7 +27,12 @@ struct session_owner {
     explicit session_owner(std::shared_ptr<ssh_session> s) : session(std::move(s)) {}
     session_owner(const session_owner&) = delete;
     session_owner& operator=(const session_owner&) = delete;
-    ~session_owner() { session->close({}); }
+    ~session_owner() {
+        try {
+            session->close({});
+        } catch (...) {  // out of memory: the socket closes with the execution context
+        }
+    }
     std::shared_ptr<ssh_session> session;
 };
 
@@ -83,11 +88,14 @@ private:
         returning(const returning&) = delete;
         returning& operator=(const returning&) = delete;
         ~returning() {
-            const auto session = op->owner_->session;
-            session->change([op = op] {
-                op->delivering_ = false;
-                op->attend();
-            });
+            try {
+                const auto session = op->owner_->session;
+                session->change([op = op] {
+                    op->delivering_ = false;
+                    op->attend();
+                });
+            } catch (...) {  // out of memory: the command ends with its timeout or its connection
+            }
         }
         std::shared_ptr<run_op> op;
     };

@@ -43,6 +43,7 @@ struct engine_options {
 class session_engine {
 public:
     static constexpr std::size_t high_water = std::size_t{256} << 10;             // unsent bytes above which writes wait, and nothing else
+    static constexpr std::size_t most_unsent = std::size_t{8} << 20;              // twice what all channels could want to send at once is far less
     static constexpr std::uint64_t greeting_allowance = std::uint64_t{64} << 10;  // bytes that a server may send before the key exchange has ended
     static constexpr std::uint64_t login_allowance = std::uint64_t{256} << 10;
     static constexpr std::size_t most_channels = 64;
@@ -240,7 +241,7 @@ private:
     void pass(engine_time now);
     void step_active(engine_time now);
     void reap(engine_time now);
-    void hand_out_spares(engine_time now);
+    bool hand_out_spares(engine_time now);
     void step_open(engine_time now);
     void open_refused(engine_time now);
     void give_channel(std::shared_ptr<engine_op> op, LIBSSH2_CHANNEL* channel, bool fresh, engine_time now);

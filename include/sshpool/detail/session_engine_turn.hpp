@@ -12,6 +12,7 @@ inline void session_engine::turn(engine_time now) {
     if (stage_ == session_stage::greeting || stage_ == session_stage::login || stage_ == session_stage::first_channel) set_up(now);
     if (stage_ == session_stage::ready && !broken_) work(now);
     io_.keep_rest();
+    if (!broken_ && unsent() > most_unsent) broken_ = trouble(errc::protocol_error, "connection", "asks for more answers than it reads");
     if (!broken_ && io_.out_of_memory())
         broken_ =
             trouble(errc::protocol_error, "connection", "made this end keep more than " + std::to_string(memory_session::base_memory >> 20U) + " MiB for it");
@@ -56,7 +57,10 @@ inline void session_engine::work(engine_time now) {
     for (;;) {
         LIBSSH2_CHANNEL* const channel = any_channel();
         if (channel != nullptr) rc = io_.pump(channel);
-        pass(now);  // also after an error: what came before it counts
+        // What the pump leaves would be kept and looked at for ever: only packets of no known type make it leave anything.
+        if (rc == 0 && channel != nullptr && io_.has_input())
+            return fail(trouble(errc::protocol_error, "connection", "sent packets of a type that does not exist"));
+        pass(now);  // also after an error: what was sorted into the queues before it counts
         if (broken_) return;
         if (channel != nullptr || any_channel() == nullptr) break;  // where the pass opened the first channel, there is a pump only now
     }
@@ -81,7 +85,8 @@ inline void session_engine::pass(engine_time now) {
     step_active(now);
     if (broken_) return;
     reap(now);
-    hand_out_spares(now);  // a probe may have given one back
+    while (!broken_ && hand_out_spares(now)) step_active(now);  // a probe may have given one back
+    if (broken_) return;
     if (!opening_ && wants_channel() && !at_limit() && may_open_at() <= now) {
         opening_ = true;
         opening_since_ = now;
@@ -143,7 +148,9 @@ inline void session_engine::drop_answered_waiters() {
     }
 }
 
-inline void session_engine::hand_out_spares(engine_time now) {
+/// True when an operation has got a channel.
+inline bool session_engine::hand_out_spares(engine_time now) {
+    bool given = false;
     while (!spares_.empty() && !waiting_.empty()) {
         auto op = std::move(waiting_.front());
         waiting_.pop_front();
@@ -154,7 +161,9 @@ inline void session_engine::hand_out_spares(engine_time now) {
         LIBSSH2_CHANNEL* const channel = spares_.back();
         spares_.pop_back();
         give_channel(std::move(op), channel, false, now);
+        given = true;
     }
+    return given;
 }
 
 inline void session_engine::give_channel(std::shared_ptr<engine_op> op, LIBSSH2_CHANNEL* channel, bool fresh, engine_time now) {
@@ -265,7 +274,7 @@ inline engine_time session_engine::oldest_zombie_due() const noexcept {
     auto oldest = engine_time::max();
     for (const auto& z : zombies_) oldest = std::min(oldest, z.since);
     for (const auto& op : active_) {
-        if (op->answered_) oldest = std::min(oldest, op->answered_at_);
+        if (op->answered_ && !op->is_probe_) oldest = std::min(oldest, op->answered_at_);
     }
     return oldest == engine_time::max() ? oldest : oldest + options_.reap_grace;
 }

@@ -6,6 +6,7 @@
 #include <asio/basic_waitable_timer.hpp>
 #include <asio/bind_executor.hpp>
 
+#include <algorithm>
 #include <chrono>
 #include <memory>
 #include <utility>
@@ -17,6 +18,7 @@ template <class Driver, class Clock, class Handler>
 class shutdown_op : public std::enable_shared_from_this<shutdown_op<Driver, Clock, Handler>> {
 public:
     static void start(const std::shared_ptr<Driver>& driver, Handler handler, std::chrono::milliseconds grace) {
+        if (!driver->is_alive()) return;
         const auto op = std::make_shared<shutdown_op>(driver, std::move(handler));
         on_cancellation(op->handler_, [driver = std::weak_ptr{driver}, weak = std::weak_ptr{op}] {
             if (const auto d = driver.lock())
@@ -24,11 +26,14 @@ public:
                     if (const auto self = weak.lock()) self->finish(make_error(errc::cancelled));
                 });
         });
-        op->grace_.expires_after(grace);
-        op->grace_.async_wait([op](std::error_code ec) {
-            if (!ec) op->driver_->force();
+        driver->shut_down([op] {
+            op->drained_ = true;
+            op->grace_.cancel();
+            op->finish({});
         });
-        driver->shut_down([op] { op->finish({}); });
+        constexpr std::chrono::milliseconds longest = std::chrono::hours{24 * 3650};  // "for ever", without an overflow
+        const auto until = Clock::now() + std::clamp(grace, std::chrono::milliseconds::zero(), longest);
+        driver->on_strand([op, until] { op->be_patient(until); });  // after the pool was closed: forcing an open one does nothing
     }
 
     shutdown_op(std::shared_ptr<Driver> driver, Handler handler)
@@ -38,10 +43,17 @@ public:
           grace_(driver_->executor()) {}
 
 private:
-    void finish(std::error_code ec) {  // on the strand
+    // All on the strand.
+    void be_patient(typename Clock::time_point until) {
+        if (drained_) return;
+        grace_.expires_at(until);
+        grace_.async_wait([op = this->shared_from_this()](std::error_code ec) {
+            if (!ec) op->driver_->force();
+        });
+    }
+    void finish(std::error_code ec) {
         if (finished_) return;
         finished_ = true;
-        if (!ec) grace_.cancel();
         const auto executor = work_.get_executor();
         asio::post(asio::bind_executor(executor, [work = std::move(work_), handler = std::move(handler_), ec]() mutable {
             work.reset();
@@ -53,6 +65,7 @@ private:
     Handler handler_;
     asio::executor_work_guard<asio::associated_executor_t<Handler, asio::any_io_executor>> work_;
     asio::basic_waitable_timer<Clock, asio::wait_traits<Clock>, asio::any_io_executor> grace_;
+    bool drained_ = false;
     bool finished_ = false;
 };
 

@@ -200,7 +200,7 @@ inline void ssh_session::begin_run(std::shared_ptr<session_op> op, std::chrono::
         return op->reject({make_error(errc::command_too_long), to_ ? to_->key() : std::string{}, "exec",
                            "a command line of " + std::to_string(op->line_size()) + " bytes is longer than 32 KiB: send the text with input()"});
     }
-    if (!engine_ || state_ == state::fresh || state_ == state::opening) {
+    if (!engine_ || state_ == state::fresh || state_ == state::opening || state_ == state::closing) {
         const auto key = to_ ? to_->key() : std::string{};
         return op->reject({make_error(errc::connection_lost), key, "channel", key + " is not connected"});
     }
@@ -210,6 +210,7 @@ inline void ssh_session::begin_run(std::shared_ptr<session_op> op, std::chrono::
 
 inline void ssh_session::begin_close(std::function<void()> done) {
     observer_ = {};
+    usable_ = false;
     if (done) closed_.push_back(std::move(done));
     switch (state_) {
         case state::fresh:

@@ -18,6 +18,7 @@ template <class Transport, class Driver, class Handler>
 class warm_op : public std::enable_shared_from_this<warm_op<Transport, Driver, Handler>> {
 public:
     static void start(const std::shared_ptr<Driver>& driver, Handler handler, std::vector<target> targets, std::source_location from) {
+        if (!driver->is_alive()) return;
         const auto op = std::make_shared<warm_op>(driver, std::move(handler), std::move(targets), from);
         on_cancellation(op->handler_, [driver = std::weak_ptr{driver}, weak = std::weak_ptr{op}] {
             if (const auto d = driver.lock())
@@ -76,6 +77,7 @@ private:
         go_on();
     }
     void cancel() {
+        if (handed_over_) return;
         cancelled_ = true;
         for (const auto& [key, asked] : asked_) driver_->cancel(asked);
     }
