@@ -8,6 +8,8 @@ if(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
     set(CMAKE_CXX_FLAGS_DEBUG "-O1 -g1")
 endif()
 
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)  # for clang-tidy
+
 add_library(sshpool_development INTERFACE)
 target_link_libraries(sshpool_development INTERFACE sshpool::sshpool)
 target_compile_options(sshpool_development INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wnon-virtual-dtor -Wold-style-cast)
@@ -22,6 +24,10 @@ if(SSHPOOL_SANITIZE)
     string(REPLACE ";" "," sanitizers "${SSHPOOL_SANITIZE}")
     target_compile_options(sshpool_development INTERFACE -fsanitize=${sanitizers} -fno-sanitize-recover=all -fno-omit-frame-pointer)
     target_link_options(sshpool_development INTERFACE -fsanitize=${sanitizers})
+    # With sanitizers g++ 12 sees uninitialised variables in Asio's completion tokens that are none.
+    if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+        target_compile_options(sshpool_development INTERFACE -Wno-maybe-uninitialized)
+    endif()
     # g++ warns that it cannot follow std::atomic_thread_fence, which Asio uses where the strand already orders everything.
     if(sanitizers MATCHES "thread" AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
         target_compile_options(sshpool_development INTERFACE -Wno-tsan)
