@@ -231,7 +231,7 @@ private:
                 next = core_.next_deadline();
                 empty = core_.empty();
             }
-            for (auto& a : batch_) std::visit([this](auto& what) { perform(what); }, a);
+            for (auto& a : batch_) std::visit([this](auto& what) { this->perform(what); }, a);
             batch_.clear();
         }
         timer_.arm(next, *strand_, [self = this->shared_from_this()] { self->step([](pool_core& core, instant at, actions& out) { core.advance(at, out); }); });
