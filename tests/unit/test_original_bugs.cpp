@@ -97,6 +97,8 @@ TEST_CASE("bug 5: a slow close delays nobody", "[bugs]") {
     CHECK(f.network->live() == 1);
     CHECK(f.get(host("other"))->lease);
     CHECK(f.get(host("slow"))->lease);
+    f.network->closes = answer::at_once;  // a close that never ends would keep its pool alive
+    f.network->finish_close(0);
 }
 
 TEST_CASE("bug 6: max_connections is a hard bound, also for twenty hosts at once", "[bugs]") {
