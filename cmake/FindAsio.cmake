@@ -21,12 +21,13 @@ find_package_handle_standard_args(
 if(Asio_FOUND AND NOT TARGET asio::asio)
     find_package(Threads REQUIRED)
     add_library(asio::asio INTERFACE IMPORTED)
-    # Clang with libstdc++ has coroutines that Asio does not detect by itself.
+    # Clang with libstdc++ has coroutines that Asio does not detect by itself. And whether Asio finds std::aligned_alloc depends on what was included
+    # before it: two translation units may disagree, and one frees with free() what the other got from operator new. So it is said here, for all.
     set_target_properties(
         asio::asio
         PROPERTIES INTERFACE_INCLUDE_DIRECTORIES "${Asio_INCLUDE_DIR}"
                    INTERFACE_COMPILE_DEFINITIONS
-                   "ASIO_STANDALONE;$<$<COMPILE_LANG_AND_ID:CXX,Clang,AppleClang>:ASIO_HAS_CO_AWAIT;ASIO_HAS_STD_COROUTINE>"
+                   "ASIO_STANDALONE;$<$<PLATFORM_ID:Linux>:ASIO_HAS_STD_ALIGNED_ALLOC=1>;$<$<COMPILE_LANG_AND_ID:CXX,Clang,AppleClang>:ASIO_HAS_CO_AWAIT;ASIO_HAS_STD_COROUTINE>"
                    INTERFACE_LINK_LIBRARIES Threads::Threads)
 endif()
 mark_as_advanced(Asio_INCLUDE_DIR)

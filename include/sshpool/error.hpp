@@ -1,5 +1,7 @@
 #pragma once
 
+#include <version>  // before Asio, which otherwise overlooks aligned_alloc and then allocates differently from one file to the next
+
 #include <asio/error.hpp>
 
 #include <array>

@@ -1,5 +1,7 @@
 // The pool used from many threads at once. Meant for ThreadSanitizer; every promise also holds without it.
 
+#include <version>  // before Asio, as in error.hpp
+
 #include <asio/bind_cancellation_slot.hpp>
 #include <asio/co_spawn.hpp>
 #include <asio/detached.hpp>
