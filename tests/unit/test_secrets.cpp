@@ -172,7 +172,7 @@ TEST_CASE("neither a private key nor its passphrase is left in memory when the c
 
     std::optional<credentials> plain{credentials::private_key_file(dir / "key")};
     CHECK(copies_in_memory(*seed) == 1);  // in OpenSSL's key
-#if !defined(__SANITIZE_ADDRESS__)  // its build spills registers to places that no code of ours can wipe: now and then a copy stays there
+#if !defined(__SANITIZE_ADDRESS__)        // its build spills registers to places that no code of ours can wipe: now and then a copy stays there
     CHECK(copies_in_memory(*text) == 0);
 #endif
     std::optional<credentials> sealed{credentials::private_key_file(dir / "sealed", passphrase_file.view().substr(0, 32))};
