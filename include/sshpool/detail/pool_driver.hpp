@@ -79,10 +79,8 @@ public:
         {
             const std::lock_guard lock{mutex_};
             if (gone_) return std::nullopt;
-            const auto at = now();
-            collect_returned(at);
             const auto id = ++last_waiter_;
-            core_.acquire(at, id, to, at, asking::now_or_never, from, out);
+            step_core([&](pool_core& core, instant at, actions&) { core.acquire(at, id, to, at, asking::now_or_never, from, out); });
             for (auto& a : out) {
                 if (const auto* granted = std::get_if<act::grant>(&a); granted != nullptr && granted->waiter == id) {
                     result = make_lease(*granted);
@@ -102,9 +100,7 @@ public:
         {
             const std::lock_guard lock{mutex_};
             if (gone_) return;
-            const auto at = now();
-            collect_returned(at);
-            std::forward<Step>(step)(core_, at, pending_);
+            step_core(std::forward<Step>(step));
         }
         settle_later();
     }
@@ -199,20 +195,23 @@ private:
     void step(Step&& step) {
         {
             const std::lock_guard lock{mutex_};
-            const auto at = now();
-            collect_returned(at);
-            std::forward<Step>(step)(core_, at, pending_);
+            step_core(std::forward<Step>(step));
             more_ = true;
             if (settling_) return;  // an action led here: the loop that carries it out goes on with what this asked for
         }
         settle();
     }
-    void collect_returned(instant at) {  // under the mutex
-        if (!returned_.take(returning_)) return;
-        for (const auto& back : returning_) {
-            const auto found = connections_.find(back.connection);
-            core_.released(at, back.connection, back.lease, found != connections_.end() ? heard_by(found->second) : instant{}, pending_);
+    /// Every step of the core, on whatever thread: under the mutex, after the leases that came back before it.
+    template <class Step>
+    void step_core(Step&& step) {
+        const auto at = now();
+        if (returned_.take(returning_)) {
+            for (const auto& back : returning_) {
+                const auto found = connections_.find(back.connection);
+                core_.released(at, back.connection, back.lease, found != connections_.end() ? heard_by(found->second) : instant{}, pending_);
+            }
         }
+        std::forward<Step>(step)(core_, at, pending_);
     }
 
     /// Carries out what the steps have asked for, in their order, until nothing is left.
@@ -424,6 +423,7 @@ private:
     actions pending_;
     std::unordered_map<connection_id, Transport> connections_;  // changed on the strand, under the mutex
     waiter_id last_waiter_ = 0;
+    std::vector<returned_leases::entry> returning_;
     bool gone_ = false;  // with the execution context
 
     returned_leases returned_;
@@ -433,7 +433,6 @@ private:
     bool settling_ = false;
     bool more_ = false;
     caller<Transport>* asking_ = nullptr;
-    std::vector<returned_leases::entry> returning_;
     std::unordered_map<waiter_id, caller_pointer> waiters_;
     std::vector<std::function<void()>> when_drained_;
     bool drained_ = false;
