@@ -2,9 +2,37 @@
 
 #include "core/reference_pool.hpp"
 
+#include <cstdint>
 #include <random>
+#include <span>
 
 namespace core_test {
+
+/// Where a history's choices come from: a seed; or first a fuzzer's bytes, one a choice where that is enough, and then a seed.
+class choices {
+public:
+    explicit choices(std::uint64_t seed) : random_(seed) {}
+    explicit choices(std::span<const std::uint8_t> bytes) : random_(1), bytes_(bytes), given_(true) {}
+
+    std::size_t below(std::size_t n) {
+        if (bytes_.empty()) return static_cast<std::size_t>(random_() % n);
+        std::size_t drawn = take();
+        if (n > 256 && !bytes_.empty()) drawn = drawn << 8U | take();
+        return drawn % n;
+    }
+    bool spent() const noexcept { return given_ && bytes_.empty(); }
+
+private:
+    std::size_t take() {
+        const auto byte = bytes_.front();
+        bytes_ = bytes_.subspan(1);
+        return byte;
+    }
+
+    std::mt19937_64 random_;
+    std::span<const std::uint8_t> bytes_;
+    bool given_ = false;
+};
 
 /// Whom the histories talk to: shared hosts, identities that must not be mixed, keys that rotate behind one label, jump hosts.
 inline const std::vector<target>& all_targets() {
@@ -32,21 +60,24 @@ inline const std::vector<target>& all_targets() {
     return targets;
 }
 
-/// One random history of a pool: a driver, a world and the callers in one, all from a seed. The reference pool looks on.
+/// One random history of a pool: a driver, a world and the callers in one, all from a seed or from bytes. The reference pool looks on.
 class random_history {
 public:
-    explicit random_history(std::uint64_t seed, bool log = false) : random_(seed), logging_(log), ref_(draw_params()), core_(ref_.params, seed) {
-        ref_.pinned_unseen = [this](const target& to) { return may_be_pinned(to); };
-    }
+    explicit random_history(std::uint64_t seed, bool log = false) : random_history(choices{seed}, seed, log) {}
+    explicit random_history(std::span<const std::uint8_t> bytes, bool log = false) : random_history(choices{bytes}, 1, log) {}
 
-    /// Empty, or what went wrong.
+    /// Empty, or what went wrong. Bytes that are spent end the history before its last step.
     std::string run(std::size_t steps) {
-        for (std::size_t i = 0; i < steps && ref_.wrong.empty(); ++i) step();
+        for (std::size_t i = 0; i < steps && ref_.wrong.empty() && !random_.spent(); ++i) step();
         if (ref_.wrong.empty()) finish();
         return ref_.wrong.empty() ? std::string{} : ref_.wrong + "\n" + describe() + log_.str();
     }
 
 private:
+    random_history(choices from, std::uint64_t jitter, bool log) : random_(from), logging_(log), ref_(draw_params()), core_(ref_.params, jitter) {
+        ref_.pinned_unseen = [this](const target& to) { return may_be_pinned(to); };
+    }
+
     using conn = seen_connection;
 
     std::string describe() const {
@@ -62,7 +93,7 @@ private:
         return out.str();
     }
 
-    std::size_t below(std::size_t n) { return static_cast<std::size_t>(random_() % n); }
+    std::size_t below(std::size_t n) { return random_.below(n); }
     bool one_in(std::size_t n) { return below(n) == 0; }
     std::chrono::milliseconds ms(std::size_t from, std::size_t to) { return std::chrono::milliseconds{from + below(to - from + 1)}; }
 
@@ -405,7 +436,7 @@ private:
     }
     instant patience() const { return 10 * instant{static_cast<instant::rep>(std::max(average_.value, 1e6))}; }
 
-    std::mt19937_64 random_;
+    choices random_;
     bool logging_;
     std::vector<std::size_t> targets_;
     reference_pool ref_;
