@@ -165,6 +165,8 @@ public:
     void close_all() { current()->pool().close_all(); }
     pool_stats get_stats() const { return current()->pool().get_stats(); }
     pool_stats get_stats(std::string_view key) const { return current()->pool().get_stats(key); }
+    /// As `ssh_pool::watch`; of the process-wide pool, until it is closed.
+    pool_watcher watch() const { return current()->pool().watch(); }
     std::string explain(std::string_view key) const { return current()->pool().explain(key); }
 
     /// Refuses new calls, wakes those that wait for a connection (`errc::pool_closed`), lets what runs go on for at most `grace`,

@@ -7,7 +7,12 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <numeric>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
 
 namespace sshpool {
 
@@ -68,7 +73,8 @@ struct pool_stats {
     time_histogram connect_tcp;
     time_histogram connect_key_exchange;
     time_histogram connect_login;
-    time_histogram channel_open;  ///< a command's wait for its channel; a spare one costs nothing
+    time_histogram channel_open;   ///< a command's wait for its channel; a spare one costs nothing
+    std::uint64_t spare_hits = 0;  ///< commands that found a spare channel: one round trip instead of two
 
     /// hits / (hits + misses); 0 when nothing was lent yet.
     double hit_rate() const noexcept {
@@ -76,5 +82,14 @@ struct pool_stats {
         return all == 0 ? 0.0 : static_cast<double>(hits) / static_cast<double>(all);
     }
 };
+
+/// A pool's figures and those of its busiest hosts at one moment. A host's figures are without the time histograms and `spare_hits`.
+struct pool_snapshot {
+    pool_stats total;
+    std::vector<std::pair<std::string, pool_stats>> hosts;  ///< by "user@host:port"; the one that was lent most often first
+};
+
+/// Reads a pool from anywhere: any thread, any time, also after the pool has gone (nothing then). Takes the number of hosts wanted.
+using pool_watcher = std::function<std::optional<pool_snapshot>(std::size_t hosts)>;
 
 }  // namespace sshpool

@@ -160,6 +160,14 @@ public:
     pool_stats get_stats(std::string_view key) const {
         return driver_->read([&](const auto& core) { return core.stats(key); });
     }
+    /// What reads the figures without keeping the pool: for `pool_metrics`, and whoever else looks on from a place of their own.
+    pool_watcher watch() const {
+        return [weak = std::weak_ptr<const driver_type>{driver_}](std::size_t hosts) -> std::optional<pool_snapshot> {
+            const auto driver = weak.lock();
+            if (driver == nullptr) return std::nullopt;
+            return driver->read([&](const auto& core) { return core.snapshot(hosts); });
+        };
+    }
     /// Several lines for people: the connections of `key`, who holds what since when, what failed last and why. Holds no secret.
     std::string explain(std::string_view key) const {
         return driver_->read([&](const auto& core) { return core.explain(key, driver_->now()); });

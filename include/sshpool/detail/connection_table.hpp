@@ -67,6 +67,16 @@ public:
         }
         return d;
     }
+    std::vector<const key_state*> busiest(std::size_t most) const {
+        std::vector<const key_state*> used;
+        for (const auto& [name, key] : keys_) {
+            if (most != 0 && !key.forgotten) used.push_back(&key);
+        }
+        const auto lent = [](const key_state* k) { return k->counters.hits + k->counters.misses; };
+        std::sort(used.begin(), used.end(), [&](const key_state* a, const key_state* b) { return lent(a) != lent(b) ? lent(a) > lent(b) : a->name < b->name; });
+        if (used.size() > most) used.resize(most);
+        return used;
+    }
     /// Forgets a door that nothing and nobody uses. The key's figures are kept for a while.
     void drop_if_unused(door& d) {
         if (d.connections != 0 || !d.waiters.empty() || d.parked_in != nullptr || d.dirty) return;

@@ -224,7 +224,10 @@ public:
         conclude(now, out);
     }
 
-    void channel_opened(std::chrono::nanoseconds took) noexcept { channel_open_.record(took); }
+    void channel_opened(std::chrono::nanoseconds took) noexcept {
+        channel_open_.record(took);
+        if (took == std::chrono::nanoseconds::zero()) ++spare_hits_;  // it was open when it was asked for
+    }
 
     /// Does what is due.
     void advance(instant now, actions& out) {
@@ -263,6 +266,13 @@ public:
         s.connect_key_exchange = connect_key_exchange_;
         s.connect_login = connect_login_;
         s.channel_open = channel_open_;
+        s.spare_hits = spare_hits_;
+        return s;
+    }
+    /// With the `hosts` keys that were lent most often, of those that have a connection or a caller now.
+    pool_snapshot snapshot(std::size_t hosts) const {
+        pool_snapshot s{stats(), {}};
+        for (const auto* k : table_.busiest(hosts)) s.hosts.emplace_back(k->name, stats(k->name));
         return s;
     }
     pool_stats stats(std::string_view key) const {
@@ -426,6 +436,7 @@ private:
     pool_figures figures() const noexcept { return {size_, in_use_, idle_, connecting_, closing_, unpooled_, table_.waiter_count(), handshakes_}; }
 
     time_histogram connect_tcp_, connect_key_exchange_, connect_login_, channel_open_;
+    std::uint64_t spare_hits_ = 0;
     bool closed_ = false;
     bool drained_ = false;
 };
