@@ -164,7 +164,7 @@ public:
     pool_watcher watch() const {
         return [weak = std::weak_ptr<const driver_type>{driver_}](std::size_t hosts) -> std::optional<pool_snapshot> {
             const auto driver = weak.lock();
-            if (driver == nullptr) return std::nullopt;
+            if (driver == nullptr || !driver->is_open()) return std::nullopt;
             return driver->read([&](const auto& core) { return core.snapshot(hosts); });
         };
     }
