@@ -17,6 +17,13 @@ namespace sshpool {
 
 enum class output_stream { out, err };
 
+/// A terminal as the remote program sees it, in characters.
+struct terminal {
+    unsigned columns = 80;
+    unsigned rows = 24;
+    std::string type = "xterm";
+};
+
 namespace detail {
 
 inline void refuse_nul(std::string_view text, const char* what) {
@@ -104,6 +111,17 @@ public:
         return *this;
     }
 
+    /// Runs the command on a terminal of this size (RFC 4254 section 6.2); its standard error then goes the same way as its output. A server that gives
+    /// none refuses the command: `errc::command_refused`.
+    command& pty(unsigned columns = 80, unsigned rows = 24, std::string type = "xterm") {
+        detail::refuse_nul(type, "a terminal's type");
+        if (columns == 0 || rows == 0 || columns > longest_side || rows > longest_side)
+            throw std::invalid_argument("a terminal has 1 to 65535 columns and rows");
+        if (type.empty() || type.size() > 64) throw std::invalid_argument("a terminal's type has 1 to 64 characters");
+        pty_ = terminal{columns, rows, std::move(type)};
+        return *this;
+    }
+
     const std::string& line() const noexcept { return line_; }
     const std::string& input() const noexcept { return input_; }
     const std::vector<std::pair<std::string, std::string>>& env() const noexcept { return env_; }
@@ -113,9 +131,11 @@ public:
         return default_max_output;
     }
     const std::function<void(output_stream, std::string_view)>& on_output() const noexcept { return sink_; }
+    const std::optional<terminal>& pty() const noexcept { return pty_; }
 
     static constexpr std::size_t default_max_output = std::size_t{16} << 20;
     static constexpr std::size_t longest_line = std::size_t{32} << 10;
+    static constexpr unsigned longest_side = 65535;
 
 private:
     static void add_word(std::string& line, std::string_view word) {
@@ -138,6 +158,7 @@ private:
     std::vector<std::pair<std::string, std::string>> env_;
     std::optional<std::chrono::milliseconds> timeout_;
     std::optional<std::size_t> max_output_;
+    std::optional<terminal> pty_;
     std::function<void(output_stream, std::string_view)> sink_;
 };
 

@@ -46,6 +46,7 @@ public:
             for (auto& c : chunks_) {
                 if (what().on_output()) what().on_output()(c.stream, c.bytes);
             }
+            delivered(chunks_);
             chunks_.clear();
         }
         done = is_answered();

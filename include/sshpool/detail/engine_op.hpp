@@ -6,6 +6,7 @@
 
 #include <chrono>
 #include <memory>
+#include <string>
 
 namespace sshpool::detail {
 
@@ -18,6 +19,13 @@ enum class op_next {
     again,         ///< more input, or time, is needed
     free_channel,  ///< it has ended: close and free its channel
     keep_channel,  ///< it has ended, and its channel is as good as new
+};
+
+/// A channel of another kind than "session" (RFC 4254 section 5.1), opened for one operation alone. It is none of the sessions that a server limits.
+struct own_channel {
+    std::string type;
+    std::string message;  // what this kind's request to open says beside the usual
+    std::string purpose;  // for people: "open a connection to db:5432"
 };
 
 /// One operation on a session that needs a channel of its own: it waits for one, is stepped until it has ended, and is answered once.
@@ -48,7 +56,10 @@ protected:
     /// The connection is gone, and with it the channel. `cause` says why; the operation adds what that means for it.
     virtual void lost(const session_engine& engine, const error_info& cause) = 0;
 
-    /// No channel could be had for it: the server refuses all.
+    /// The kind of channel that it needs; the usual one without.
+    virtual const own_channel* wants() const noexcept { return nullptr; }
+
+    /// No channel could be had for it: the server refuses it, or all.
     virtual void refused(const error_info& cause) = 0;
 
     LIBSSH2_CHANNEL* channel_ = nullptr;  // the engine's; valid from the first step on

@@ -1,7 +1,7 @@
 #pragma once
 
 #include <sshpool/command.hpp>
-#include <sshpool/detail/session_op.hpp>
+#include <sshpool/detail/exec_op.hpp>
 #include <sshpool/detail/ssh_session.hpp>
 #include <sshpool/error.hpp>
 
@@ -38,7 +38,7 @@ struct session_owner {
 
 /// `libssh2_transport::async_run`: carries the command to the session, the output and the result to the caller.
 template <class Handler>
-class run_op final : public session_op {
+class run_op final : public exec_op {
 public:
     using executor_type = asio::associated_executor_t<Handler, asio::any_io_executor>;
 
@@ -59,7 +59,7 @@ public:
 
     run_op(std::shared_ptr<session_owner> owner, std::shared_ptr<void> share, const asio::any_io_executor& io_executor, Handler handler, command what,
            error_info* details)
-        : session_op(std::move(what)),
+        : exec_op(std::move(what)),
           owner_(std::move(owner)),
           share_(std::move(share)),
           handler_(std::move(handler)),
@@ -76,31 +76,34 @@ private:
     /// `on_output` runs on the caller's executor, and nothing more is read until it has returned.
     void deliver() {
         delivering_ = true;
-        auto call = [self = std::static_pointer_cast<run_op>(shared_from_this()), chunks = std::exchange(chunks_, {})] {
-            const returning back{self};
-            for (const auto& c : chunks) self->what().on_output()(c.stream, c.bytes);
+        auto call = [self = std::static_pointer_cast<run_op>(shared_from_this()), chunks = std::exchange(chunks_, {})]() mutable {
+            const returning back{self, std::move(chunks)};
+            for (const auto& c : back.chunks) self->what().on_output()(c.stream, c.bytes);
         };
         asio::post(asio::bind_executor(work_->get_executor(), std::move(call)));
     }
     /// Also where `on_output` throws.
     struct returning {
-        explicit returning(std::shared_ptr<run_op> o) : op(std::move(o)) {}
+        returning(std::shared_ptr<run_op> o, std::vector<chunk> c) : op(std::move(o)), chunks(std::move(c)) {}
         returning(const returning&) = delete;
         returning& operator=(const returning&) = delete;
         ~returning() {
             try {
                 const auto session = op->owner_->session;
-                session->change([op = op] {
+                session->change([op = op, had = std::move(chunks)] {
                     op->delivering_ = false;
+                    op->delivered(had);
                     op->attend();
                 });
             } catch (...) {  // out of memory: the command ends with its timeout or its connection
             }
         }
         std::shared_ptr<run_op> op;
+        std::vector<chunk> chunks;
     };
 
     void complete() {
+        result_.elapsed = answered_at_ - submitted_at_;
         share_.reset();  // given back before the caller hears of the end
         owner_.reset();
         auto work = std::move(*work_);
@@ -124,6 +127,7 @@ private:
     std::optional<Handler> handler_;
     std::optional<asio::executor_work_guard<executor_type>> work_;
     error_info* details_;
+    bool delivering_ = false;  // on_output has some of the chunks
 };
 
 }  // namespace sshpool::detail

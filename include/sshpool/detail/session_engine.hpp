@@ -47,10 +47,11 @@ public:
     static constexpr std::uint64_t greeting_allowance = std::uint64_t{64} << 10;  // bytes that a server may send before the key exchange has ended
     static constexpr std::uint64_t login_allowance = std::uint64_t{256} << 10;
     static constexpr std::size_t most_channels = 64;
-    static constexpr std::chrono::seconds reply_limit{30};     // libssh2's own, of 60 s, would leave the session in disorder
-    static constexpr std::chrono::milliseconds slot_pause{5};  // sshd frees the slot of a closed channel a moment after both sides have closed
+    static constexpr std::chrono::seconds reply_limit{30};        // libssh2's own, of 60 s, would leave the session in disorder
+    static constexpr std::chrono::seconds own_channel_limit{10};  // for a channel of another kind: the server may have to connect somewhere first
+    static constexpr std::chrono::milliseconds slot_pause{5};     // sshd frees the slot of a closed channel a moment after both sides have closed
 
-    explicit session_engine(engine_options o) : options_(std::move(o)), login_(io_, options_.user, options_.methods) {
+    explicit session_engine(engine_options o) : options_(std::move(o)), login_(io_, options_.user, options_.methods), largest_window_(options_.window) {
         // Curve25519 and ECDH cost 0.6 ms; libssh2's own order can end in group18, which costs 160 ms on the strand.
         io_.prefer(LIBSSH2_METHOD_KEX,
                    "curve25519-sha256,curve25519-sha256@libssh.org,ecdh-sha2-nistp256,ecdh-sha2-nistp384,ecdh-sha2-nistp521,"
@@ -97,14 +98,16 @@ public:
             note_due(*op);
             op->expire(*this, now);
         }
-        if (opening_ && now >= opening_since_ + reply_limit)
-            return fail(trouble(errc::protocol_error, "channel", "did not answer a channel-open within 30 seconds"));
+        if (opening_ && now >= opening_due()) {
+            if (!opening_own_) return fail(trouble(errc::protocol_error, "channel", "did not answer a channel-open within 30 seconds"));
+            leave_open_behind(now);
+        }
         if (stage_ == session_stage::first_channel || stage_ == session_stage::ready) turn(now);
     }
     engine_time next_due() const noexcept {
         auto due = deadlines_.empty() ? engine_time::max() : deadlines_.begin()->first;
-        if (opening_) due = std::min(due, opening_since_ + reply_limit);
-        if (stage_ == session_stage::ready && !opening_ && wants_channel() && !at_limit()) due = std::min(due, may_open_at());
+        if (opening_) due = std::min(due, opening_due());
+        if (stage_ == session_stage::ready && may_open() && wants_channel() && !at_limit()) due = std::min(due, may_open_at());
         if (!tainted_) due = std::min(due, oldest_zombie_due());
         return due;
     }
@@ -138,7 +141,9 @@ public:
             op->due_ = now + std::min(timeout, longest);
             note_due(*op);
         }
-        if (op->is_probe_) {
+        if (op->wants() != nullptr) {
+            waiting_own_.push_back(std::move(op));
+        } else if (op->is_probe_) {
             // Every channel that the server allows is in use: there is nothing to ask with, and nothing that a probe would be for.
             if (stage_ == session_stage::ready && spares_.empty() && at_limit()) return answer(*op, now);
             waiting_.push_front(std::move(op));
@@ -165,8 +170,12 @@ public:
         deadlines_.clear();
         auto pending = std::move(active_);
         pending.insert(pending.end(), waiting_.begin(), waiting_.end());
+        pending.insert(pending.end(), waiting_own_.begin(), waiting_own_.end());
+        if (opening_own_) pending.push_back(std::move(opening_own_));
+        opening_own_.reset();
         active_.clear();
         waiting_.clear();
+        waiting_own_.clear();
         spares_.clear();
         zombies_.clear();
         opening_ = false;
@@ -191,7 +200,8 @@ public:
     /// How many leases the session can carry, when that has changed; 0: it is tainted.
     std::optional<std::size_t> take_capacity() { return std::exchange(capacity_news_, std::nullopt); }
 
-    std::size_t channels() const noexcept { return channels_; }
+    std::size_t channels() const noexcept { return channels_; }          // of the kind "session"
+    std::size_t own_channels() const noexcept { return own_channels_; }  // of other kinds
     std::size_t spares() const noexcept { return spares_.size(); }
     std::optional<std::size_t> learned_limit() const noexcept { return limit_; }
     std::size_t memory_used() const noexcept { return io_.memory_used(); }
@@ -225,6 +235,12 @@ public:
     /// An error that libssh2 gives beside the expected ones: the session cannot be relied on any more.
     void broken_by(int rc, const char* phase) { fail(describe_loss(rc, phase)); }
 
+    /// An operation lets the server send so much ahead.
+    void expect_window(std::size_t bytes) {
+        largest_window_ = std::max(largest_window_, bytes);
+        allow_memory();
+    }
+
     error_info trouble(errc what, std::string phase, const std::string& text) const {
         return {make_error(what), options_.key, std::move(phase), options_.key + " " + text};
     }
@@ -233,6 +249,7 @@ private:
     struct zombie {
         LIBSSH2_CHANNEL* channel;
         engine_time since;
+        bool is_own;
     };
 
     void turn(engine_time now);
@@ -242,11 +259,18 @@ private:
     void step_active(engine_time now);
     void reap(engine_time now);
     bool hand_out_spares(engine_time now);
+    void open_next(engine_time now);
     void step_open(engine_time now);
+    void opened(LIBSSH2_CHANNEL* channel, engine_time now);
+    void opened_own(LIBSSH2_CHANNEL* channel, engine_time now);
     void open_refused(engine_time now);
+    void own_refused(engine_time now);
+    void leave_open_behind(engine_time now);
+    void turn_away(engine_time now);
     void give_channel(std::shared_ptr<engine_op> op, LIBSSH2_CHANNEL* channel, bool fresh, engine_time now);
-    void drop_channel(LIBSSH2_CHANNEL* channel, engine_time since, engine_time now);
-    void channel_gone(engine_time now);
+    void drop_channel(zombie dropped, engine_time now);
+    void channel_gone(bool is_own, engine_time now);
+    void allow_memory() noexcept { io_.allow_memory(memory_session::base_memory + 2 * largest_window_ * (channels_ + own_channels_)); }
     void check_zombies(engine_time now);
     void drop_answered_waiters();
     LIBSSH2_CHANNEL* any_channel() const noexcept;
@@ -254,6 +278,8 @@ private:
     bool wants_channel() const noexcept { return !waiting_.empty() || wants_spare(); }
     bool at_limit() const noexcept { return channels_ >= limit_.value_or(most_channels); }
     std::size_t capacity() const noexcept { return *limit_ > 1 ? *limit_ - 1 : 1; }
+    bool may_open() const noexcept { return !opening_ && !open_left_behind_; }
+    engine_time opening_due() const noexcept { return opening_since_ + (opening_own_ ? own_channel_limit : reply_limit); }
     engine_time may_open_at() const noexcept;
     engine_time oldest_zombie_due() const noexcept;
     void note_due(engine_op& op);
@@ -271,8 +297,9 @@ private:
     std::string end_words_;
     std::optional<error_info> broken_;  // noticed within a turn, acted on at its end
 
-    std::deque<std::shared_ptr<engine_op>> waiting_;  // for a channel, first come first served
-    std::vector<std::shared_ptr<engine_op>> active_;  // with a channel
+    std::deque<std::shared_ptr<engine_op>> waiting_;      // for a channel, first come first served
+    std::deque<std::shared_ptr<engine_op>> waiting_own_;  // for a channel of another kind
+    std::vector<std::shared_ptr<engine_op>> active_;      // with a channel
     std::vector<LIBSSH2_CHANNEL*> spares_;
     std::vector<zombie> zombies_;  // closed by us; the server has not confirmed yet
     std::vector<std::shared_ptr<engine_op>> attention_;
@@ -282,10 +309,14 @@ private:
 
     bool opening_ = false;  // one channel-open at a time: its state is the session's
     engine_time opening_since_{};
-    engine_time not_before_{};  // the next open, after a refusal
-    unsigned refusals_ = 0;     // in a row
-    std::size_t channels_ = 0;  // open, from the confirmation of the open to that of the close
-    std::size_t peak_ = 0;      // most of them at once: the server allows at least so many
+    std::shared_ptr<engine_op> opening_own_;  // whose channel of another kind it is
+    bool open_left_behind_ = false;           // the server has not answered one: none can follow
+    engine_time not_before_{};                // the next open, after a refusal
+    unsigned refusals_ = 0;                   // in a row
+    std::size_t channels_ = 0;                // open, from the confirmation of the open to that of the close
+    std::size_t own_channels_ = 0;
+    std::size_t largest_window_;
+    std::size_t peak_ = 0;  // most of them at once: the server allows at least so many
     std::optional<std::size_t> limit_;
     std::optional<std::size_t> capacity_news_;
     std::size_t in_flight_ = 0;

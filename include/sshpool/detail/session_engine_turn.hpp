@@ -69,7 +69,8 @@ inline void session_engine::work(engine_time now) {
     if (io_.input_ended()) return fail(describe_loss(LIBSSH2_ERROR_SOCKET_RECV, "connection"));
     constexpr std::size_t most_unsorted = std::size_t{256} << 10;
     if (io_.kept() > most_unsorted) return fail(trouble(errc::protocol_error, "connection", "sent more than 256 KiB though no channel was open"));
-    if (io_.has_input() && waiting_.empty()) {  // nothing can sort it but a channel: open one for a moment
+    if (open_left_behind_) return fail(trouble(errc::connection_lost, "channel", "can open no more channels: it did not answer the last request for one"));
+    if (io_.has_input() && waiting_.empty() && waiting_own_.empty()) {  // nothing can sort it but a channel: open one for a moment
         auto probe = std::make_shared<engine_probe>();
         probe->submitted_at_ = now;
         waiting_.push_front(std::move(probe));
@@ -87,12 +88,25 @@ inline void session_engine::pass(engine_time now) {
     reap(now);
     while (!broken_ && hand_out_spares(now)) step_active(now);  // a probe may have given one back
     if (broken_) return;
-    if (!opening_ && wants_channel() && !at_limit() && may_open_at() <= now) {
-        opening_ = true;
-        opening_since_ = now;
-        step_open(now);
-    }
+    if (may_open()) open_next(now);
+    if (open_left_behind_) turn_away(now);
     check_zombies(now);
+}
+
+/// Whoever has waited longest, of both kinds; a spare when nobody waits.
+inline void session_engine::open_next(engine_time now) {
+    while (!waiting_own_.empty() && waiting_own_.front()->answered_) waiting_own_.pop_front();
+    const bool session = wants_channel() && !at_limit() && may_open_at() <= now;
+    const bool session_first = session && !waiting_.empty() && (waiting_own_.empty() || waiting_.front()->submitted_at_ <= waiting_own_.front()->submitted_at_);
+    if (!session_first && !waiting_own_.empty()) {
+        opening_own_ = std::move(waiting_own_.front());
+        waiting_own_.pop_front();
+    } else if (!session) {
+        return;
+    }
+    opening_ = true;
+    opening_since_ = now;
+    step_open(now);
 }
 
 inline void session_engine::step_active(engine_time now) {
@@ -108,19 +122,20 @@ inline void session_engine::step_active(engine_time now) {
         active_.erase(active_.begin() + static_cast<std::ptrdiff_t>(i));
         if (op->is_probe_) probing_ = false;
         LIBSSH2_CHANNEL* const channel = std::exchange(op->channel_, nullptr);
-        if (next == op_next::keep_channel && spares_.size() < std::max<std::size_t>(options_.spare_channels, waiting_.empty() ? 0 : 1)) {
+        if (next == op_next::keep_channel && op->wants() == nullptr &&
+            spares_.size() < std::max<std::size_t>(options_.spare_channels, waiting_.empty() ? 0 : 1)) {
             spares_.push_back(channel);
         } else {
-            drop_channel(channel, op->answered_ ? op->answered_at_ : now, now);
+            drop_channel({channel, op->answered_ ? op->answered_at_ : now, op->wants() != nullptr}, now);
         }
     }
 }
 
-inline void session_engine::drop_channel(LIBSSH2_CHANNEL* channel, engine_time since, engine_time now) {
-    if (libssh2_channel_free(channel) == LIBSSH2_ERROR_EAGAIN) {
-        zombies_.push_back({channel, since});
+inline void session_engine::drop_channel(zombie dropped, engine_time now) {
+    if (libssh2_channel_free(dropped.channel) == LIBSSH2_ERROR_EAGAIN) {
+        zombies_.push_back(dropped);
     } else {
-        channel_gone(now);
+        channel_gone(dropped.is_own, now);
     }
 }
 
@@ -130,15 +145,20 @@ inline void session_engine::reap(engine_time now) {
             ++i;
             continue;
         }
+        const bool is_own = zombies_[i].is_own;
         zombies_.erase(zombies_.begin() + static_cast<std::ptrdiff_t>(i));
-        channel_gone(now);
+        channel_gone(is_own, now);
     }
 }
 
-inline void session_engine::channel_gone(engine_time now) {
-    --channels_;
-    freed_.push_back(now);
-    io_.allow_memory(memory_session::base_memory + 2 * options_.window * channels_);
+inline void session_engine::channel_gone(bool is_own, engine_time now) {
+    if (is_own) {
+        --own_channels_;
+    } else {
+        --channels_;
+        freed_.push_back(now);
+    }
+    allow_memory();
 }
 
 inline void session_engine::drop_answered_waiters() {
@@ -171,7 +191,7 @@ inline void session_engine::give_channel(std::shared_ptr<engine_op> op, LIBSSH2_
     op->fresh_channel_ = fresh;
     if (op->is_probe_) {
         probing_ = true;
-    } else {
+    } else if (op->wants() == nullptr) {
         channel_waits_.push_back(now - op->submitted_at_);
     }
     active_.push_back(std::move(op));
@@ -182,31 +202,86 @@ inline void session_engine::step_open(engine_time now) {
     {
         // With no channel to pump with, the open reads for itself; nobody else awaits anything then.
         const memory_session::open_gate gate{io_, any_channel() == nullptr};
-        channel = libssh2_channel_open_ex(io_.raw(), "session", 7, options_.window, LIBSSH2_CHANNEL_PACKET_DEFAULT, nullptr, 0);
+        const own_channel* const own = opening_own_ ? opening_own_->wants() : nullptr;
+        const std::string_view type = own != nullptr ? std::string_view{own->type} : "session";
+        const std::string_view message = own != nullptr ? std::string_view{own->message} : std::string_view{};
+        // The window is given by the operation that gets the channel: libssh2 then never widens it by itself.
+        channel = libssh2_channel_open_ex(io_.raw(), type.data(), static_cast<unsigned>(type.size()), 0, LIBSSH2_CHANNEL_PACKET_DEFAULT, message.data(),
+                                          static_cast<unsigned>(message.size()));
     }
     if (channel == nullptr) {
         const int rc = libssh2_session_last_errno(io_.raw());
         if (rc == LIBSSH2_ERROR_EAGAIN) return;
         opening_ = false;
-        if (rc == LIBSSH2_ERROR_CHANNEL_FAILURE) return open_refused(now);
+        if (rc == LIBSSH2_ERROR_CHANNEL_FAILURE) return opening_own_ ? own_refused(now) : open_refused(now);
         return fail(describe_loss(rc, "channel"));
     }
     opening_ = false;
+    return opening_own_ ? opened_own(channel, now) : opened(channel, now);
+}
+
+inline void session_engine::opened(LIBSSH2_CHANNEL* channel, engine_time now) {
     refusals_ = 0;
     peak_ = std::max(peak_, ++channels_);
-    io_.allow_memory(memory_session::base_memory + 2 * options_.window * channels_);
+    allow_memory();
     drop_answered_waiters();
     if (waiting_.empty()) {
         if (spares_.size() < options_.spare_channels) {
             spares_.push_back(channel);
         } else {
-            drop_channel(channel, now, now);  // whoever wanted it has gone
+            drop_channel({channel, now, false}, now);  // whoever wanted it has gone
         }
         return;
     }
     auto op = std::move(waiting_.front());
     waiting_.pop_front();
     give_channel(std::move(op), channel, true, now);
+}
+
+inline void session_engine::opened_own(LIBSSH2_CHANNEL* channel, engine_time now) {
+    ++own_channels_;
+    allow_memory();
+    auto op = std::exchange(opening_own_, nullptr);
+    if (op->answered_) return drop_channel({channel, now, true}, now);
+    give_channel(std::move(op), channel, true, now);
+}
+
+/// It concerns this operation alone, and says nothing of how many channels the server allows.
+inline void session_engine::own_refused(engine_time now) {
+    const auto op = std::exchange(opening_own_, nullptr);
+    if (op->answered_) return;
+    const auto words = io_.last_words();  // libssh2 keeps the reason, not what the server said beside it
+    const bool unreachable = words.find("(connect failed)") != std::string::npos;
+    op->refused(trouble(unreachable ? errc::connect_failed : errc::channel_refused, "channel", "could not " + op->wants()->purpose + ": " + words));
+    answer(*op, now);
+}
+
+/// A server that cannot connect to where it was asked to takes a minute or more to say so, and libssh2 can ask for one channel at a time. So this session
+/// asks for no more: what it carries goes on, what waits is turned away, and nothing new is to be lent on it.
+inline void session_engine::leave_open_behind(engine_time now) {
+    opening_ = false;
+    open_left_behind_ = true;
+    const auto op = std::exchange(opening_own_, nullptr);
+    if (!op->answered_) {
+        op->refused(
+            trouble(errc::connect_failed, "channel", "could not " + op->wants()->purpose + " within " + std::to_string(own_channel_limit.count()) + " s"));
+        answer(*op, now);
+    }
+}
+
+/// No channel will come any more for what waits for one.
+inline void session_engine::turn_away(engine_time now) {
+    const auto cause = trouble(errc::connection_lost, "channel", "opens no more channels on this connection: it did not answer the last request for one");
+    for (auto* const waiting : {&waiting_, &waiting_own_}) {
+        for (const auto& op : std::exchange(*waiting, {})) {
+            if (op->answered_) continue;
+            op->lost(*this, cause);
+            answer(*op, now);
+        }
+    }
+    if (tainted_) return;
+    tainted_ = true;
+    capacity_news_ = 0;
 }
 
 /// Refused while others are open: the server is full. What it had open at once before, it will allow again.
@@ -262,10 +337,11 @@ inline void session_engine::check_zombies(engine_time now) {
         while (freed_.size() > most_channels) freed_.pop_front();
     }
     if (tainted_) return;
-    std::size_t dead = zombies_.size();
-    for (const auto& op : active_) dead += op->answered_ && !op->is_probe_ ? 1 : 0;
+    std::size_t dead = 0;
+    for (const auto& z : zombies_) dead += z.is_own ? 0 : 1;
+    for (const auto& op : active_) dead += op->answered_ && !op->is_probe_ && op->wants() == nullptr ? 1 : 0;
     constexpr std::size_t usual_limit = 10;  // sshd's MaxSessions
-    if (dead == 0 || (oldest_zombie_due() > now && dead * 2 <= limit_.value_or(usual_limit))) return;
+    if (oldest_zombie_due() > now && dead * 2 <= limit_.value_or(usual_limit)) return;
     tainted_ = true;
     capacity_news_ = 0;
 }

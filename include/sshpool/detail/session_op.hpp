@@ -1,18 +1,20 @@
 #pragma once
 
-#include <sshpool/detail/exec_op.hpp>
+#include <sshpool/detail/engine_op.hpp>
+#include <sshpool/error.hpp>
 
-#include <cstddef>
 #include <utility>
 
 namespace sshpool::detail {
 
-/// A command as the session carries it from a caller to its engine.
-class session_op : public exec_op {
+/// An operation as a session carries it from a caller to its engine, and its error back.
+class session_op : public engine_op {
 public:
-    using exec_op::exec_op;
+    /// The caller does not want the result any more.
+    virtual void cancel(session_engine& engine, engine_time now) = 0;
 
-    std::size_t line_size() const noexcept { return what().line().size(); }
+    /// Why no server could be asked this; without a code where nothing is wrong with it.
+    virtual error_info objection() const { return {}; }
 
     /// There is no engine that it could be given to.
     void reject(error_info why) {
@@ -20,6 +22,12 @@ public:
         answered_ = true;
         attend();
     }
+
+protected:
+    void lost(const session_engine& /*engine*/, const error_info& cause) override { error_ = cause; }
+    void refused(const error_info& cause) override { error_ = cause; }
+
+    error_info error_;
 };
 
 }  // namespace sshpool::detail

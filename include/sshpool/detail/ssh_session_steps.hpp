@@ -196,9 +196,9 @@ inline void ssh_session::begin_probe(std::chrono::milliseconds timeout, std::fun
 }
 
 inline void ssh_session::begin_run(std::shared_ptr<session_op> op, std::chrono::milliseconds timeout) {
-    if (op->line_size() > command::longest_line) {
-        return op->reject({make_error(errc::command_too_long), to_ ? to_->key() : std::string{}, "exec",
-                           "a command line of " + std::to_string(op->line_size()) + " bytes is longer than 32 KiB: send the text with input()"});
+    if (auto objection = op->objection()) {
+        objection.key = to_ ? to_->key() : std::string{};
+        return op->reject(std::move(objection));
     }
     if (!engine_ || state_ == state::fresh || state_ == state::opening || state_ == state::closing) {
         const auto key = to_ ? to_->key() : std::string{};
