@@ -27,9 +27,15 @@ need_packages() {
     fi
     echo "Installing: ${missing[*]}" >&2
     "${as_root[@]}" apt-get update -qq >&2
-    # Of openssh-server the program is wanted, not a server of this machine's own on port 22: it is neither started nor enabled.
-    local policy=/usr/sbin/policy-rc.d keep_down=0 status=0
-    if [[ " ${missing[*]} " == *" openssh-server "* && ! -e $policy ]]; then
+    # Of servers the programs are wanted, not one of this machine's own on its usual port: they are neither started nor enabled.
+    local policy=/usr/sbin/policy-rc.d keep_down=0 status=0 services=()
+    for package in "${missing[@]}"; do
+        case $package in
+        openssh-server) services+=(ssh.service ssh.socket) ;;
+        prometheus) services+=(prometheus.service) ;;
+        esac
+    done
+    if ((${#services[@]} > 0)) && [[ ! -e $policy ]]; then
         keep_down=1
         printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee "$policy" >/dev/null
         "${as_root[@]}" chmod 755 "$policy"
@@ -37,7 +43,7 @@ need_packages() {
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" </dev/null >&2 || status=$?
     if ((keep_down)); then
         "${as_root[@]}" rm -f "$policy"
-        if [[ -d /run/systemd/system ]]; then "${as_root[@]}" systemctl disable --quiet ssh.service ssh.socket 2>/dev/null || true; fi
+        if [[ -d /run/systemd/system ]]; then "${as_root[@]}" systemctl disable --quiet "${services[@]}" 2>/dev/null || true; fi
     fi
     if ((status != 0)); then
         echo "apt-get could not install: ${missing[*]}" >&2

@@ -158,6 +158,34 @@ TEST_CASE("connections that die while they are lent, on any thread, leave nobody
     CHECK(ok > 0);
 }
 
+TEST_CASE("a pool is watched from a thread that knows nothing of its work or its end", "[threads]") {
+    for (int i = 0; i < 30; ++i) {
+        auto io = std::make_unique<asio::io_context>();
+        auto network = std::make_shared<scripted_network>();
+        std::optional<ssh_pool<scripted_transport>> pool{std::in_place, io->get_executor(), small(), [network](asio::any_io_executor ex) {
+                                                             return scripted_transport{std::move(ex), network};
+                                                         }};
+        std::atomic<int> seen{0};
+        std::thread watcher{[&, watch = pool->watch()] {
+            while (const auto figures = watch(3)) {
+                if (figures->total.pool_size > 4 || figures->hosts.size() > 3) return;
+                seen = static_cast<int>(figures->total.hits + figures->total.misses);
+            }
+            seen = -1;
+        }};
+        int answers = 0;
+        for (int k = 0; k < 20; ++k) pool->async_run(host("h" + std::to_string(k % 6)), "true", [&](std::error_code, command_result) { ++answers; });
+        while (answers < 20) io->run_one();
+        CHECK(support::wait_until([&] { return seen == 20 || seen == -1; }));
+        CHECK(seen == 20);
+        pool.reset();
+        if (i % 2 == 0) io->poll();
+        io.reset();
+        watcher.join();
+        CHECK(seen == -1);
+    }
+}
+
 TEST_CASE("a pool on a thread_pool serves coroutines and goes without a shutdown", "[threads]") {
     for (int i = 0; i < 30; ++i) {
         asio::thread_pool threads{3};
