@@ -142,8 +142,13 @@ inline void random_history::check_coverage() {
             if (to.jump() != nullptr) continue;  // how long a failed jump host holds it back is not seen from here
             std::size_t capacity = 0;
             for (const auto& c : ref_.connections) capacity += c.to == to && ref_.usable(c) ? c.capacity : 0;
-            const auto sharing =
-                std::any_of(targets_.begin(), targets_.end(), [&](auto i) { return all_targets()[i].key() == to.key() && !(all_targets()[i] == to); });
+            const auto other_door = [&](auto i) {  // the target's own, or one on the way to it
+                for (const auto* link = &all_targets()[i]; link != nullptr; link = link->jump()) {
+                    if (link->key() == to.key() && !(*link == to)) return true;
+                }
+                return false;
+            };
+            const auto sharing = std::any_of(targets_.begin(), targets_.end(), other_door);
             // What other doors have measured since is used the next time that this one is looked at, at the latest when its own time has come.
             const auto expects = sharing || !key_average_[to.key()].known ? longest_connect_ : expected(to.key());
             auto from = static_cast<double>(std::max(head->asked, last_opened_[to.key() + to.match()]).count()) + expects;
