@@ -5,6 +5,7 @@
 #include <sshpool/detail/parse_private_key.hpp>
 #include <sshpool/detail/private_key.hpp>
 #include <sshpool/detail/secret.hpp>
+#include <sshpool/detail/user_certificate.hpp>
 #include <sshpool/error.hpp>
 
 #include <algorithm>
@@ -26,6 +27,7 @@ namespace detail {
 
 struct login_key {
     std::shared_ptr<const private_key> key;
+    std::shared_ptr<const user_certificate> certificate;  // tried before the key alone; mostly none
 };
 struct login_password {
     std::shared_ptr<const secret> text;
@@ -58,15 +60,27 @@ public:
     /// passphrase missing or wrong. A passphrase that the key does not need is ignored. Decrypting takes about 0.1 s for keys that ssh-keygen wrote.
     static credentials private_key(std::string_view pem, std::string_view passphrase = {});
 
-    /// A private key from a file, which is read, parsed and decrypted here, once: a file that changes later changes nothing.
+    /// A private key from a file, which is read, parsed and decrypted here, once: a file that changes later changes nothing. Where there is a
+    /// certificate beside it, "FILE-cert.pub", that is taken along (see `certificate`), as ssh does.
     ///
-    /// Throws as `private_key`, and where the file is missing, unreadable, empty, no regular file or larger than 1 MiB.
+    /// Throws as `private_key` and `certificate`, and where a file is missing, unreadable, empty, no regular file or larger than 1 MiB.
     static credentials private_key_file(const std::filesystem::path& file, std::string_view passphrase = {});
+
+    /// The OpenSSH certificate for the private key that these credentials are: the text of its "-cert.pub" file. The server is shown the certificate
+    /// first, then, if it refuses that, the key alone. Ed25519 and ECDSA; libssh2 cannot carry RSA certificates, so there the key alone is tried.
+    ///
+    /// Throws `ssh_error` with `errc::key_unusable` where the text is no certificate for a user, is damaged, or belongs to another key;
+    /// `std::invalid_argument` where these credentials are not one private key. Whether it is valid now, and for which users, the server decides.
+    credentials& certificate(std::string_view text);
 
     /// A password; it also answers keyboard-interactive. Any bytes but NUL, up to 1024. Throws `std::invalid_argument`.
     static credentials password(std::string_view secret);
 
     /// The keys that an SSH agent holds: the agent that `SSH_AUTH_SOCK` names now. Throws `ssh_error` with `errc::key_unusable` where it names none.
+    ///
+    /// Asked at every login, for its keys and for a signature, on a thread that may block; each question may take half of the time that the connect has
+    /// left. At most five keys are tried, in the agent's order: sshd cuts the connection at the sixth refusal. An agent that is not there, does
+    /// not answer, is locked or has no keys fails the login with `errc::key_unusable` and says so.
     static credentials agent();
 
     /// `next` is tried where the server refuses all before it.
@@ -77,9 +91,9 @@ public:
     /// Throws `std::invalid_argument` for an empty label, one over 255 bytes, or with control characters.
     credentials& as_principal(const std::string& label);
 
-    /// The label, or a digest of what logs in; never the secret. For a key its fingerprint ("SHA256:…", as `ssh-keygen -l` prints it), for the agent
-    /// its socket's path. For a password, and for several ways of different names, a digest that is the same within one process and differs in the
-    /// next: whoever reads it in a log cannot try passwords against it.
+    /// The label, or a digest of what logs in; never the secret. For a key its fingerprint ("SHA256:…", as `ssh-keygen -l` prints it), and that of its
+    /// certificate where there is one; for the agent its socket's path. For a password, and for several ways of different names, a digest that is the same
+    /// within one process and differs in the next: whoever reads it in a log cannot try passwords against it.
     const std::string& identity() const noexcept { return data_->identity; }
 
     /// Whether this, or a part of it, goes by the label: what `invalidate_principal` asks.
@@ -103,6 +117,11 @@ private:
     friend const std::string& detail::credential_match(const credentials& login) noexcept;
 
     explicit credentials(std::vector<way> ways);
+    static credentials one(detail::login_key method) {
+        auto digest = "key " + method.key->fingerprint();
+        if (method.certificate != nullptr) digest += " with certificate " + detail::fingerprint(method.certificate->blob);
+        return one(std::move(method), std::move(digest));
+    }
     static credentials one(detail::login_method method, std::string digest) { return credentials{std::vector{way{std::move(method), std::move(digest), {}}}}; }
 
     std::shared_ptr<const data> data_;
@@ -129,15 +148,28 @@ inline credentials::credentials(std::vector<way> ways) {
 }
 
 inline credentials credentials::private_key(std::string_view pem, std::string_view passphrase) {
-    auto key = detail::parse_private_key(pem, passphrase, "the private key");
-    auto digest = "key " + key->fingerprint();
-    return one(detail::login_key{std::move(key)}, std::move(digest));
+    return one({detail::parse_private_key(pem, passphrase, "the private key"), nullptr});
 }
 
 inline credentials credentials::private_key_file(const std::filesystem::path& file, std::string_view passphrase) {
-    auto key = detail::parse_private_key(detail::read_key_file(file).view(), passphrase, "the private key " + detail::file_in_quotes(file.string()));
-    auto digest = "key " + key->fingerprint();
-    return one(detail::login_key{std::move(key)}, std::move(digest));
+    detail::login_key read{
+        detail::parse_private_key(detail::read_key_file(file).view(), passphrase, "the private key " + detail::file_in_quotes(file.string())), nullptr};
+    auto beside = file;
+    beside += "-cert.pub";
+    std::error_code ec;
+    if (std::filesystem::exists(beside, ec)) {
+        const auto name = "the certificate " + detail::file_in_quotes(beside.string());
+        read.certificate = detail::parse_certificate(detail::read_key_file(beside, "the certificate").view(), *read.key, name);
+    }
+    return one(std::move(read));
+}
+
+inline credentials& credentials::certificate(std::string_view text) {
+    const auto* const only = data_->methods.size() == 1 ? std::get_if<detail::login_key>(&data_->methods.front()) : nullptr;
+    if (only == nullptr) throw std::invalid_argument("a certificate goes with one private key: add it before or_else()");
+    auto with = one({only->key, detail::parse_certificate(text, *only->key, "the certificate")});
+    if (const auto& label = data_->ways.front().label; !label.empty()) with.as_principal(label);
+    return *this = std::move(with);
 }
 
 inline credentials credentials::password(std::string_view secret) {

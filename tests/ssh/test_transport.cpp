@@ -102,15 +102,6 @@ TEST_CASE("a server that gives up on too many refused keys has refused the login
     CHECK(report.error.text.find("Too many authentication failures") != std::string::npos);
 }
 
-TEST_CASE("an SSH agent is refused with a plain sentence", "[ssh][transport]") {
-    support::sshd_server server;
-    ::setenv("SSH_AUTH_SOCK", "/nonexistent/agent", 1);
-    running_transport t;
-    const auto report = t.open({server.address(), credentials::agent(), host_key_policy::known_hosts(server.known_hosts())});
-    CHECK((report.error.code == errc::key_unusable));
-    CHECK(report.error.text.find("agent") != std::string::npos);
-}
-
 TEST_CASE("the host key is checked before anything of the login is sent", "[ssh][transport]") {
     support::sshd_server server;
     const auto login = credentials::private_key_file(server.client_key());

@@ -14,6 +14,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <cstddef>
@@ -134,8 +135,8 @@ private:
 /// One question about one host's key, and its answer.
 class host_key_check {
 public:
-    host_key_check(const host_key_parts& policy, std::string_view host, std::uint16_t port, std::string_view blob)
-        : policy_(policy), name_(known_hosts_name(host, port)), blob_(blob), type_(wire_reader{blob}.string()) {
+    host_key_check(const host_key_parts& policy, std::string_view host, std::uint16_t port, std::string_view blob, const std::atomic<bool>& stop)
+        : policy_(policy), name_(known_hosts_name(host, port)), blob_(blob), type_(wire_reader{blob}.string()), stop_(stop) {
         const bool bare_ipv6 = host.find(':') != std::string_view::npos;
         who_ = (bare_ipv6 ? '[' + std::string{host} + ']' : std::string{host}) + ':' + std::to_string(port);
     }
@@ -217,7 +218,7 @@ private:
             if (fd.get() < 0) return failed(file + " cannot be opened for writing: " + message_of(errno));
             while (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
                 if (errno != EWOULDBLOCK && errno != EINTR) return failed(file + " cannot be locked: " + message_of(errno));
-                if (std::chrono::steady_clock::now() > give_up) return failed(file + " is locked by another process");
+                if (stop_ || std::chrono::steady_clock::now() > give_up) return failed(file + " is locked by another process");
                 std::this_thread::sleep_for(std::chrono::milliseconds{2});
             }
             if (!still_at_path(fd.get())) {  // ssh-keygen -R puts a new file in its place
@@ -266,11 +267,16 @@ private:
     std::string who_;
     std::string_view blob_;
     std::string_view type_;
+    const std::atomic<bool>& stop_;
 };
 
-/// Whether to trust the key that a server showed, as it stands on the wire. May read a file, and write one (`trust_on_first_use`).
-inline host_key_verdict verify(const host_key_policy& policy, std::string_view host, std::uint16_t port, std::string_view key_blob) {
-    return host_key_check{parts_of(policy), host, port, key_blob}.answer();
+inline const std::atomic<bool> never_stopped{false};
+
+/// Whether to trust the key that a server showed, as it stands on the wire. May read a file. With `trust_on_first_use` it may write one, and wait up to
+/// two seconds for another process that has locked it, or until `stop` is set.
+inline host_key_verdict verify(const host_key_policy& policy, std::string_view host, std::uint16_t port, std::string_view key_blob,
+                               const std::atomic<bool>& stop = never_stopped) {
+    return host_key_check{parts_of(policy), host, port, key_blob, stop}.answer();
 }
 
 /// The signature algorithms of the keys that are known for a host, so that the key exchange asks for those first. Empty where nothing is known.

@@ -21,10 +21,11 @@ namespace sshpool::detail {
 inline constexpr std::size_t largest_key_file = std::size_t{1} << 20;
 
 /// Without iostreams, whose buffers would keep a copy of the key. Opened without blocking, so that a FIFO cannot hold the caller.
-inline secret read_key_file(const std::filesystem::path& file) {
-    const auto name = "the private key " + file_in_quotes(file.string());
+/// `what` it should be, for messages.
+inline secret read_key_file(const std::filesystem::path& file, const std::string& what = "the private key") {
+    const auto name = what + " " + file_in_quotes(file.string());
     const auto because = [&](int error) { return key_error(name + " cannot be read: " + std::generic_category().message(error)); };
-    if (file.empty()) throw key_error("the private key's file name is empty");
+    if (file.empty()) throw key_error(what + "'s file name is empty");
     if (file.native().find('\0') != std::string::npos) throw key_error(name + " cannot be read: a file name holds no NUL byte");
     const descriptor fd{::open(file.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
     if (fd.get() < 0) throw because(errno);

@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <new>
 #include <string>
 #include <string_view>
@@ -190,8 +191,25 @@ public:
         memory_used_ += bytes;
         return static_cast<std::byte*>(room) + header;
     }
+    /// Calls `then` once, when libssh2 frees `memory`. It must not throw.
+    void when_given_back(const void* memory, std::function<void()> then) {
+        awaited_ = memory;
+        when_given_back_ = std::move(then);
+    }
+    /// A piece of libssh2's memory that begins with `bytes` and is at least so long; nullptr: there is none.
+    char* find_memory(std::string_view bytes, std::size_t size) noexcept {
+        for (auto* b = blocks_.next; b != &blocks_; b = b->next) {
+            char* const memory = reinterpret_cast<char*>(b) + header;
+            if (b->bytes >= std::max(size, bytes.size()) && std::memcmp(memory, bytes.data(), bytes.size()) == 0) return memory;
+        }
+        return nullptr;
+    }
     void deallocate(void* memory) noexcept {
         if (memory == nullptr) return;
+        if (memory == awaited_) {
+            awaited_ = nullptr;
+            std::exchange(when_given_back_, nullptr)();
+        }
         auto* const b = block_of(memory);
         b->previous->next = b->next;
         b->next->previous = b->previous;
@@ -281,6 +299,8 @@ private:
     block blocks_{&blocks_, &blocks_, 0};
     std::size_t memory_used_ = 0;
     std::size_t memory_limit_ = base_memory;
+    const void* awaited_ = nullptr;
+    std::function<void()> when_given_back_;
     bool gate_ = false;
     bool starved_ = false;
     bool ended_ = false;

@@ -129,6 +129,14 @@ public:
         turn(now);
     }
 
+    /// What an SSH agent is to be asked for the login, if anything: by whoever may block. The answer comes back through `agent_answered`.
+    std::optional<agent_question> take_agent_question() { return login_.take_question(); }
+    void agent_answered(agent_answer answer, engine_time now) {
+        if (stage_ != session_stage::login) return;
+        login_.agent_answered(std::move(answer));
+        turn(now);
+    }
+
     /// Queues an operation for a channel; a spare one is used at once. No timeout: zero.
     void submit(std::shared_ptr<engine_op> op, std::chrono::milliseconds timeout, engine_time now) {
         op->submitted_at_ = now;

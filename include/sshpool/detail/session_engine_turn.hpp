@@ -424,7 +424,7 @@ inline error_info session_engine::describe_login_failure(login_progress how) con
     const auto said = words.empty() ? std::string{} : "; it said: " + words;
     if (io_.was_disconnected() && words.find("authentication failures") != std::string::npos)  // sshd's MaxAuthTries
         return trouble(errc::auth_failed, "login", "refused the login " + as_whom + tried + said);
-    if (io_.at_end())
+    if (io_.at_end() || io_.input_ended())
         return trouble(
             errc::connection_lost, "login",
             (end_words_.empty() ? "closed the connection" : "lost the connection (" + end_words_ + ")") + " during the login " + as_whom + tried + said);

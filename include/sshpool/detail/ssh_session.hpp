@@ -1,8 +1,10 @@
 #pragma once
 
+#include <sshpool/detail/agent_client.hpp>
 #include <sshpool/detail/byte_stream.hpp>
 #include <sshpool/detail/context_guard.hpp>
 #include <sshpool/detail/host_key_check.hpp>
+#include <sshpool/detail/off_strand.hpp>
 #include <sshpool/detail/session_engine.hpp>
 #include <sshpool/detail/session_op.hpp>
 #include <sshpool/detail/tcp_connect.hpp>
@@ -146,6 +148,8 @@ private:
     void flush();
     void settle();
     void check_host_key();
+    void host_key_checked(const host_key_verdict& verdict);
+    void ask_the_agent(agent_question question);
     void follow_stage();
     void arm_timer();
     void on_timer();
@@ -178,6 +182,8 @@ private:
     bool writing_ = false;  // waits until the stream takes more
     bool reading_ = false;
     bool ended_ = false;  // the stream gives no more
+    bool checking_host_key_ = false;
+    stop_flag stop_blocking_ = std::make_shared<std::atomic<bool>>(false);  // what runs off the strand for the open
     std::atomic<bool> usable_{false};
     std::atomic<clock::rep> last_heard_{0};
 };

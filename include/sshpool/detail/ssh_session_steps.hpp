@@ -142,7 +142,10 @@ inline void ssh_session::hand_over() {
 }
 
 inline void ssh_session::follow_stage() {
-    if (engine_->stage() == session_stage::host_key) check_host_key();
+    if (engine_->stage() == session_stage::host_key && !checking_host_key_) check_host_key();
+    if (state_ == state::opening) {
+        if (auto question = engine_->take_agent_question()) ask_the_agent(std::move(*question));
+    }
     if (engine_->stage() == session_stage::ready && state_ == state::opening) {
         phases_.login = clock::now() - phase_started_;
         finish_open({});
@@ -160,14 +163,42 @@ inline void ssh_session::check_host_key() {
     const auto now = clock::now();
     phases_.key_exchange = now - phase_started_;
     phase_started_ = now;
-    const auto verdict = verify(to_->host_keys(), to_->host(), to_->port(), engine_->host_key());
+    // Where a file may be written there is a lock to wait for, and a disk.
+    if (parts_of(to_->host_keys()).rule != host_key_rule::trust_on_first_use)
+        return host_key_checked(verify(to_->host_keys(), to_->host(), to_->port(), engine_->host_key()));
+    checking_host_key_ = true;
+    off_strand(
+        io_->strand, stop_blocking_,
+        [to = *to_, key = std::string{engine_->host_key()}](const std::atomic<bool>& stop) { return verify(to.host_keys(), to.host(), to.port(), key, stop); },
+        [self = shared_from_this()](const host_key_verdict& verdict) {
+            self->checking_host_key_ = false;
+            if (self->state_ != state::opening) return;
+            self->host_key_checked(verdict);
+            self->settle();
+        });
+}
+
+inline void ssh_session::host_key_checked(const host_key_verdict& verdict) {
     if (verdict.code()) return engine_->fail({verdict.code(), to_->key(), "host key", verdict.text});
-    engine_->trust_host_key(now);
+    engine_->trust_host_key(clock::now());
+}
+
+/// Half of the time that is left: an agent that does not answer shall be told from a server that does not, and leave time for another way to log in.
+inline void ssh_session::ask_the_agent(agent_question question) {
+    const auto limit = std::chrono::ceil<std::chrono::milliseconds>((deadline_ - clock::now()) / 2);
+    off_strand(
+        io_->strand, stop_blocking_, [question = std::move(question), limit](const std::atomic<bool>& stop) { return ask_agent(question, limit, stop); },
+        [self = shared_from_this()](agent_answer answer) {
+            if (self->state_ != state::opening) return;
+            self->engine_->agent_answered(std::move(answer), clock::now());
+            self->settle();
+        });
 }
 
 inline void ssh_session::finish_open(error_info error) {
     if (state_ != state::opening) return;
     deadline_ = clock::time_point::max();
+    *stop_blocking_ = true;
     const auto done = std::exchange(opened_, nullptr);
     if (error) {
         observer_ = {};
@@ -306,6 +337,7 @@ inline std::string ssh_session::elapsed() const {
 inline void ssh_session::let_go() {
     usable_ = false;
     state_ = state::closed;
+    *stop_blocking_ = true;
     opened_ = nullptr;
     closed_.clear();
     observer_ = {};
