@@ -78,7 +78,8 @@ private:
             note(name + " could not sign (" + sign_error_ + ")");
             return given_up;
         }
-        if (is_lost()) {  // that is no refusal
+        // That is no refusal. A stream that broke while the answer was awaited has the number of one; libssh2's words alone differ.
+        if (is_lost() || session_.last_words().starts_with("Waiting for")) {
             note(name + " was being tried");
             return rc;
         }

@@ -60,7 +60,10 @@ inline void session_engine::work(engine_time now) {
         // What the pump leaves would be kept and looked at for ever: only packets of no known type make it leave anything.
         if (rc == 0 && channel != nullptr && io_.has_input())
             return fail(trouble(errc::protocol_error, "connection", "sent packets of a type that does not exist"));
-        pass(now);  // also after an error: what was sorted into the queues before it counts
+        // libssh2 would go on behind a packet whose check failed, with what it has of the stream already: a command whose output
+        // was damaged on the way would seem to have ended well.
+        if (rc < 0 && !io_.at_end()) return fail(describe_loss(rc, "connection"));
+        pass(now);  // also at the end: what was sorted into the queues before it counts
         if (broken_) return;
         if (channel != nullptr || any_channel() == nullptr) break;  // where the pass opened the first channel, there is a pump only now
     }
