@@ -1,23 +1,19 @@
 #pragma once
 
-#include <algorithm>
-#include <array>
+#include "support/loopback_listener.hpp"
+
 #include <atomic>
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
-#include <mutex>
 #include <random>
-#include <stdexcept>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <utility>
 #include <vector>
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
 #include <poll.h>
-#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -35,38 +31,43 @@ enum class fault {
     say_and_close,   ///< the given bytes, then an orderly end
 };
 
+/// What an endless fault says again and again.
+inline std::string_view endless_bytes(fault what) {
+    static const std::string noise = [] {
+        std::minstd_rand random{7};
+        std::string made(8192, '\0');
+        for (auto& c : made) c = static_cast<char>(random());
+        return made;
+    }();
+    static const std::string line(4096, 'x');
+    switch (what) {
+        case fault::garbage:
+            return noise;
+        case fault::endless_banner:
+            return "Please wait while the system comes up.\r\n";
+        case fault::endless_line:
+            return line;
+        default:
+            return {};
+    }
+}
+
 /// A TCP server on loopback that misbehaves on purpose. Reads and counts whatever it is sent.
 class fault_server {
 public:
-    explicit fault_server(fault what, std::string bytes = {}) : what_(what), bytes_(std::move(bytes)) {
-        listener_ = ::socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-        sockaddr_in here{};
-        here.sin_family = AF_INET;
-        here.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-        socklen_t size = sizeof here;
-        auto* const generic = reinterpret_cast<sockaddr*>(&here);
-        if (listener_ < 0 || ::bind(listener_, generic, size) != 0 || ::listen(listener_, 512) != 0 || ::getsockname(listener_, generic, &size) != 0)
-            throw std::runtime_error("fault_server cannot listen");
-        port_ = ntohs(here.sin_port);
-        wake_ = ::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-        std::minstd_rand random{7};
-        for (auto& c : noise_) c = static_cast<char>(random());
+    explicit fault_server(fault what, std::string bytes = {}) : what_(what), bytes_(std::move(bytes)), listener_("fault_server") {
         thread_ = std::thread([this] { run(); });
     }
     fault_server(const fault_server&) = delete;
     fault_server& operator=(const fault_server&) = delete;
     ~fault_server() {
         stop_ = true;
-        const std::uint64_t one = 1;
-        while (::write(wake_, &one, sizeof one) < 0 && errno == EINTR) {
-        }
+        listener_.wake();
         thread_.join();
-        ::close(listener_);
-        ::close(wake_);
     }
 
     std::string host() const { return "127.0.0.1"; }
-    std::uint16_t port() const noexcept { return port_; }
+    std::uint16_t port() const noexcept { return listener_.port(); }
     std::size_t connections() const noexcept { return connections_; }            ///< accepted so far
     std::size_t open_connections() const noexcept { return open_connections_; }  ///< now
     std::uint64_t received() const noexcept { return received_; }                ///< bytes, of all connections
@@ -78,25 +79,11 @@ private:
         std::size_t said = 0;
     };
 
-    bool endless() const noexcept { return what_ == fault::garbage || what_ == fault::endless_banner || what_ == fault::endless_line; }
-    bool has_more(const peer& p) const noexcept { return endless() || p.said < bytes_.size(); }
+    bool has_more(const peer& p) const { return !endless_.empty() || p.said < bytes_.size(); }
 
     bool say(peer& p) {  // false: the connection is over
-        static const std::string banner = "Please wait while the system comes up.\r\n";
-        static const std::string line(4096, 'x');
-        const char* from = noise_.data() + p.said % noise_.size();
-        std::size_t size = noise_.size() - p.said % noise_.size();
-        if (what_ == fault::endless_banner) {
-            from = banner.data() + p.said % banner.size();
-            size = banner.size() - p.said % banner.size();
-        } else if (what_ == fault::endless_line) {
-            from = line.data();
-            size = line.size();
-        } else if (!endless()) {
-            from = bytes_.data() + p.said;
-            size = bytes_.size() - p.said;
-        }
-        const ssize_t n = ::send(p.fd, from, size, MSG_NOSIGNAL);
+        const auto next = endless_.empty() ? std::string_view{bytes_}.substr(p.said) : endless_.substr(p.said % endless_.size());
+        const ssize_t n = ::send(p.fd, next.data(), next.size(), MSG_NOSIGNAL);
         if (n < 0) return errno == EAGAIN || errno == EINTR;
         p.said += static_cast<std::size_t>(n);
         sent_ += static_cast<std::uint64_t>(n);
@@ -112,7 +99,7 @@ private:
         std::vector<peer> peers;
         std::vector<pollfd> polled;
         while (!stop_) {
-            polled.assign({{listener_, POLLIN, 0}, {wake_, POLLIN, 0}});
+            polled.assign({listener_.polled_listener(), listener_.polled_wake()});
             for (const auto& p : peers) polled.push_back({p.fd, static_cast<short>(has_more(p) ? POLLIN | POLLOUT : POLLIN), 0});
             if (::poll(polled.data(), polled.size(), -1) < 0 && errno != EINTR) return;
             std::vector<peer> kept;
@@ -130,13 +117,14 @@ private:
                 }
             }
             peers = std::move(kept);
-            for (int fd = ::accept4(listener_, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC); fd >= 0;
-                 fd = ::accept4(listener_, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC)) {
+            for (int fd = listener_.accept(); fd >= 0; fd = listener_.accept()) {
                 ++connections_;
                 if (what_ == fault::close_at_once || what_ == fault::reset_at_once) {
-                    const linger hard{1, 0};
-                    if (what_ == fault::reset_at_once) ::setsockopt(fd, SOL_SOCKET, SO_LINGER, &hard, sizeof hard);
-                    ::close(fd);
+                    if (what_ == fault::reset_at_once) {
+                        reset_connection(fd);
+                    } else {
+                        ::close(fd);
+                    }
                     continue;
                 }
                 peers.push_back({fd});
@@ -148,10 +136,8 @@ private:
 
     const fault what_;
     const std::string bytes_;
-    std::array<char, 8192> noise_{};
-    int listener_ = -1;
-    int wake_ = -1;
-    std::uint16_t port_ = 0;
+    const std::string_view endless_ = endless_bytes(what_);
+    loopback_listener listener_;
     std::atomic<std::size_t> connections_{0};
     std::atomic<std::size_t> open_connections_{0};
     std::atomic<std::uint64_t> received_{0};
