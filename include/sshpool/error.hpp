@@ -42,6 +42,11 @@ enum class errc {
     output_limit,
     env_refused,
     subsystem_refused,
+    file_not_found,
+    file_denied,
+    file_failed,
+    local_file,
+    unsupported,
     cancelled,
 };
 
@@ -92,6 +97,11 @@ inline constexpr std::array errors{
     error_entry{errc::output_limit, fates::after, "output_limit", "the command wrote more than max_output allows"},
     error_entry{errc::env_refused, fates::before, "env_refused", "the server refused an environment variable (sshd's AcceptEnv)"},
     error_entry{errc::subsystem_refused, fates::before, "subsystem_refused", "the server refused the subsystem"},
+    error_entry{errc::file_not_found, fates::after, "file_not_found", "the server has no such file or directory"},
+    error_entry{errc::file_denied, fates::after, "file_denied", "the server does not permit this for the file"},
+    error_entry{errc::file_failed, fates::after, "file_failed", "the server could not do what was asked with the file"},
+    error_entry{errc::local_file, fates::after, "local_file", "a file of this machine could not be read or written"},
+    error_entry{errc::unsupported, fates::before, "unsupported", "this version of libssh2 cannot do that"},
     error_entry{errc::cancelled, fates::after, "cancelled", "the operation was cancelled"},
 };
 
