@@ -12,29 +12,27 @@
 #include <asio/use_awaitable.hpp>
 
 #include <sys/resource.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <charconv>
 #include <chrono>
 #include <csignal>
 #include <cstddef>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
-#include <fstream>
 #include <functional>
 #include <iostream>
 #include <list>
 #include <map>
 #include <memory>
 #include <optional>
-#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <system_error>
 #include <utility>
 #include <vector>
+
+#include "fleet.hpp"
 
 namespace {
 
@@ -54,13 +52,8 @@ constexpr std::string_view usage_text =
     "  --only pooled|unpooled one half of the comparison\n"
     "  --json                 one JSON object instead of a table\n";
 
-struct usage_error : std::invalid_argument {
-    using std::invalid_argument::invalid_argument;
-};
-
 struct options {
-    std::string inventory, key;
-    std::optional<std::string> known_hosts;
+    fleet::access access;
     std::optional<std::size_t> hosts, max_connections;
     std::size_t commands = 13;
     std::size_t concurrency = 32;
@@ -68,77 +61,33 @@ struct options {
     bool json = false;
 };
 
-std::size_t positive(std::string_view option, std::string_view text) {
-    std::size_t value = 0;
-    const auto [end, ec] = std::from_chars(text.data(), text.data() + text.size(), value);
-    if (ec != std::errc{} || end != text.data() + text.size() || value == 0 || value > 100'000)
-        throw usage_error(std::string{option} + " wants a number from 1 to 100000, not \"" + std::string{text} + '"');
-    return value;
-}
-
 options parse(const std::vector<std::string_view>& args) {
     options o;
     for (std::size_t i = 0; i < args.size(); ++i) {
+        if (o.access.take(args, i)) continue;
         const auto name = args[i];
-        const auto value = [&]() -> std::string_view {
-            if (i + 1 == args.size() || args[i + 1].empty()) throw usage_error(std::string{name} + " wants a value");
-            return args[++i];
-        };
-        if (name == "--inventory") {
-            o.inventory = value();
-        } else if (name == "--key") {
-            o.key = value();
-        } else if (name == "--known-hosts") {
-            o.known_hosts = value();
-        } else if (name == "--hosts") {
-            o.hosts = positive(name, value());
+        const auto value = [&] { return fleet::value_of(args, i); };
+        if (name == "--hosts") {
+            o.hosts = fleet::positive(name, value());
         } else if (name == "--commands") {
-            o.commands = positive(name, value());
+            o.commands = fleet::positive(name, value());
         } else if (name == "--max-connections") {
-            o.max_connections = positive(name, value());
+            o.max_connections = fleet::positive(name, value());
         } else if (name == "--concurrency") {
-            o.concurrency = positive(name, value());
+            o.concurrency = fleet::positive(name, value());
         } else if (name == "--only") {
             const auto half = value();
-            if (half != "pooled" && half != "unpooled") throw usage_error("--only wants pooled or unpooled, not \"" + std::string{half} + '"');
+            if (half != "pooled" && half != "unpooled") throw fleet::usage_error("--only wants pooled or unpooled, not \"" + std::string{half} + '"');
             o.pooled = half == "pooled";
             o.unpooled = half == "unpooled";
         } else if (name == "--json") {
             o.json = true;
         } else {
-            throw usage_error("unknown option \"" + std::string{name} + '"');
+            throw fleet::usage_error("unknown option \"" + std::string{name} + '"');
         }
     }
-    if (o.inventory.empty()) throw usage_error("--inventory is missing");
-    if (o.key.empty()) throw usage_error("--key is missing");
+    o.access.check();
     return o;
-}
-
-std::vector<sshpool::target> read_inventory(const options& o) {
-    std::ifstream in(o.inventory);
-    if (!in) throw usage_error("cannot read the inventory " + o.inventory);
-    const auto login = sshpool::credentials::private_key_file(o.key);
-    if (o.known_hosts && ::access(o.known_hosts->c_str(), R_OK) != 0) throw usage_error("cannot read the known hosts " + *o.known_hosts);
-    const auto trust = o.known_hosts ? sshpool::host_key_policy::known_hosts(*o.known_hosts) : sshpool::host_key_policy::known_hosts();
-    std::vector<sshpool::target> hosts;
-    std::size_t number = 0;
-    for (std::string line; std::getline(in, line);) {
-        ++number;
-        line.erase(std::min(line.find('#'), line.size()));
-        line.erase(0, std::min(line.find_first_not_of(" \t\r"), line.size()));
-        line.erase(line.find_last_not_of(" \t\r") + 1);
-        if (line.empty()) continue;
-        if (o.hosts && hosts.size() == *o.hosts) break;
-        try {
-            hosts.emplace_back(line, login, trust);
-        } catch (const std::invalid_argument& e) {
-            throw usage_error(o.inventory + ", line " + std::to_string(number) + ": " + e.what());
-        }
-    }
-    if (hosts.empty()) throw usage_error("the inventory " + o.inventory + " names no host");
-    if (o.hosts && hosts.size() < *o.hosts)
-        throw usage_error("--hosts " + std::to_string(*o.hosts) + ": the inventory names only " + std::to_string(hosts.size()));
-    return hosts;
 }
 
 double cpu_seconds() {
@@ -170,38 +119,6 @@ struct outcome {
         std::nth_element(times.begin(), times.begin() + static_cast<std::ptrdiff_t>(at), times.end());
         return std::chrono::duration<double, std::milli>(times[at]).count();
     }
-};
-
-/// Tells how far a half has come: one line that is rewritten on a terminal, else a line every two seconds. On standard error.
-class progress {
-public:
-    progress(asio::io_context& io, const outcome& o) : timer_(io), outcome_(o), start_(steady::now()) {}
-    void start() {
-        timer_.expires_after(terminal_ ? 100ms : 2000ms);
-        timer_.async_wait([this](std::error_code ec) {
-            if (ec) return;
-            print();
-            start();
-        });
-    }
-    void stop() {
-        timer_.cancel();
-        print();
-        if (terminal_) std::cerr << '\n';
-    }
-
-private:
-    void print() {
-        char line[160];
-        const std::chrono::duration<double> elapsed = steady::now() - start_;
-        std::snprintf(line, sizeof line, "%-25.*s %6zu of %zu commands, %5zu connections, %zu failed, %.1f s", static_cast<int>(outcome_.title.size()),
-                      outcome_.title.data(), outcome_.times.size() + outcome_.failed, outcome_.wanted, outcome_.connections, outcome_.failed, elapsed.count());
-        std::cerr << (terminal_ ? "\r" : "") << line << (terminal_ ? "" : "\n") << std::flush;
-    }
-    asio::steady_timer timer_;
-    const outcome& outcome_;
-    steady::time_point start_;
-    bool terminal_ = ::isatty(STDERR_FILENO) == 1;
 };
 
 /// Every command answers with a word of its own, so that a mixed-up answer would be seen.
@@ -315,7 +232,12 @@ outcome measure(std::string_view title, std::size_t wanted, std::size_t parts, B
         std::cerr << "\ninterrupted\n";
         std::_Exit(128 + number);
     });
-    progress shown(io, o);
+    fleet::progress shown(io, [&o](bool, double seconds) {
+        char line[160];
+        std::snprintf(line, sizeof line, "%-25.*s %6zu of %zu commands, %5zu connections, %zu failed, %.1f s", static_cast<int>(o.title.size()), o.title.data(),
+                      o.times.size() + o.failed, o.wanted, o.connections, o.failed, seconds);
+        return std::string{line};
+    });
     const auto cpu = cpu_seconds();
     const auto start = steady::now();
     shown.start();
@@ -371,12 +293,7 @@ outcome run_pooled(const options& wish, const std::vector<sshpool::target>& host
 
 // ---- what it came to ----
 
-std::string number(double value, const char* format, const char* unit = "") {
-    char text[64];
-    std::snprintf(text, sizeof text, format, value);
-    return std::string{text} + unit;
-}
-std::string times(double a, double b) { return b > 0 ? number(a / b, "%.1f", "x") : std::string{"-"}; }
+std::string times(double a, double b) { return b > 0 ? fleet::number(a / b, "%.1fx") : std::string{"-"}; }
 
 void print_table(std::size_t hosts, std::size_t commands, std::vector<outcome>& halves) {
     std::cout << '\n' << hosts << " hosts, " << commands << " commands on each\n\n";
@@ -396,39 +313,21 @@ void print_table(std::size_t hosts, std::size_t commands, std::vector<outcome>& 
     row(
         "connections made", [](outcome& o) { return std::to_string(o.connections); }, ratio(connections));
     row(
-        "wall time", [&](outcome& o) { return number(wall(o), "%.2f", " s"); }, ratio(wall));
+        "wall time", [&](outcome& o) { return fleet::number(wall(o), "%.2f s"); }, ratio(wall));
     row(
-        "p50 per command", [&](outcome& o) { return number(p50(o), "%.1f", " ms"); }, ratio(p50));
+        "p50 per command", [&](outcome& o) { return fleet::number(p50(o), "%.1f ms"); }, ratio(p50));
     row(
-        "p99 per command", [&](outcome& o) { return number(p99(o), "%.1f", " ms"); }, ratio(p99));
+        "p99 per command", [&](outcome& o) { return fleet::number(p99(o), "%.1f ms"); }, ratio(p99));
     row(
-        "client CPU", [&](outcome& o) { return number(cpu(o), "%.2f", " s"); }, ratio(cpu));
+        "client CPU", [&](outcome& o) { return fleet::number(cpu(o), "%.2f s"); }, ratio(cpu));
     row(
         "failed commands", [](outcome& o) { return std::to_string(o.failed); }, "");
     row(
-        "hit rate", [](outcome& o) { return o.hit_rate ? number(*o.hit_rate * 100, "%.1f", " %") : std::string{"-"}; }, "");
+        "hit rate", [](outcome& o) { return o.hit_rate ? fleet::number(*o.hit_rate * 100, "%.1f %%") : std::string{"-"}; }, "");
     std::printf(
         "\nAll hosts at once, one command after another on each. A command's time counts from asking for it to its answer, waits included;\n"
         "through the pool the first one on a host waits for the login.\n");
     std::fflush(stdout);
-}
-
-std::string json_string(std::string_view text) {
-    std::string out{'"'};
-    for (const char c : text) {
-        const auto byte = static_cast<unsigned char>(c);
-        if (c == '"' || c == '\\') {
-            out += '\\';
-            out += c;
-        } else if (byte < 0x20 || byte >= 0x7f) {
-            char escape[8];
-            std::snprintf(escape, sizeof escape, "\\u%04x", static_cast<unsigned>(byte));
-            out += escape;
-        } else {
-            out += c;
-        }
-    }
-    return out + '"';
 }
 
 void print_json(std::size_t hosts, std::size_t commands, std::vector<outcome>& halves) {
@@ -436,21 +335,21 @@ void print_json(std::size_t hosts, std::size_t commands, std::vector<outcome>& h
     std::string failures;
     for (auto& o : halves) {
         text += std::string{o.hit_rate ? ",\"pooled\":{" : ",\"unpooled\":{"} + "\"connections\":" + std::to_string(o.connections) +
-                ",\"wall_seconds\":" + number(o.wall, "%.4f") + ",\"p50_ms\":" + number(o.percentile_ms(50), "%.3f") +
-                ",\"p99_ms\":" + number(o.percentile_ms(99), "%.3f") + ",\"client_cpu_seconds\":" + number(o.cpu, "%.4f") +
+                ",\"wall_seconds\":" + fleet::number(o.wall, "%.4f") + ",\"p50_ms\":" + fleet::number(o.percentile_ms(50), "%.3f") +
+                ",\"p99_ms\":" + fleet::number(o.percentile_ms(99), "%.3f") + ",\"client_cpu_seconds\":" + fleet::number(o.cpu, "%.4f") +
                 ",\"commands\":" + std::to_string(o.times.size()) + ",\"failures\":" + std::to_string(o.failed);
-        if (o.hit_rate) text += ",\"hit_rate\":" + number(*o.hit_rate, "%.4f");
+        if (o.hit_rate) text += ",\"hit_rate\":" + fleet::number(*o.hit_rate, "%.4f");
         text += '}';
         for (const auto& [host, entry] : o.failures) {
-            failures += std::string{failures.empty() ? "" : ","} + "{\"host\":" + json_string(host) + ",\"half\":" + json_string(o.title) +
-                        ",\"count\":" + std::to_string(entry.first) + ",\"why\":" + json_string(entry.second) + "}";
+            failures += std::string{failures.empty() ? "" : ","} + "{\"host\":" + fleet::json(host) + ",\"half\":" + fleet::json(o.title) +
+                        ",\"count\":" + std::to_string(entry.first) + ",\"why\":" + fleet::json(entry.second) + "}";
         }
     }
     std::cout << text << ",\"failures\":[" << failures << "]}" << std::endl;
 }
 
 int run(const options& wish) {
-    const auto hosts = read_inventory(wish);
+    const auto hosts = wish.access.hosts(wish.hosts);
     std::vector<outcome> halves;
     if (wish.unpooled) halves.push_back(run_unpooled(wish, hosts));
     if (wish.pooled) halves.push_back(run_pooled(wish, hosts));
@@ -479,7 +378,7 @@ int main(int argc, char** argv) {
             return 0;
         }
         return run(parse(args));
-    } catch (const usage_error& e) {
+    } catch (const fleet::usage_error& e) {
         std::cerr << "validator_cycle: " << e.what() << " (--help lists the options)\n";
         return 2;
     } catch (const std::exception& e) {
