@@ -1,5 +1,6 @@
 #pragma once
 
+#include <sshpool/channel.hpp>
 #include <sshpool/command.hpp>
 #include <sshpool/detail/run_op.hpp>
 #include <sshpool/detail/ssh_session.hpp>
@@ -10,8 +11,11 @@
 #include <asio/async_result.hpp>
 
 #include <chrono>
+#include <cstdint>
 #include <functional>
 #include <memory>
+#include <stdexcept>
+#include <string>
 #include <system_error>
 #include <utility>
 
@@ -78,7 +82,65 @@ public:
         return start(std::move(what), &details, std::forward<CompletionToken>(token));
     }
 
+    /// Starts a command and gives its streams.
+    ///
+    /// Completes with `void(error_code, channel)` when the server has confirmed the start; the channel is empty exactly when there is an error:
+    ///  - `errc::connection_lost`, `protocol_error`: the fate tells whether the command may have run
+    ///  - `errc::command_timeout`: the command's own timeout, which also bounds the life of the channel
+    ///  - `errc::cancelled`: it may have run. Cancelling later does nothing: destroy the channel
+    ///  - `errc::command_refused`, `env_refused`, `channel_refused`, `command_too_long`: it did not run
+    /// Throws `std::invalid_argument` for a command with `input`, `on_output` or `max_output`: here the caller writes, reads and counts.
+    template <class CompletionToken>
+    auto async_open(command what, CompletionToken&& token) {
+        return open_command(std::move(what), nullptr, std::forward<CompletionToken>(token));
+    }
+    template <class CompletionToken>
+    auto async_open(command what, error_info& details, CompletionToken&& token) {
+        return open_command(std::move(what), &details, std::forward<CompletionToken>(token));
+    }
+
+    /// Has the server connect to a TCP port, by a name and a way that it knows, and gives that connection ("direct-tcpip", as `ssh -W`).
+    ///
+    /// Such a channel counts against no limit of sessions. Completes with `void(error_code, channel)` when the server has connected; its `err()` ends at once:
+    ///  - `errc::connect_failed`: the server could not connect, or has not answered within 10 s. It can be asked for one channel at a time, so
+    ///    other operations that need a new one wait meanwhile; after an answer that never came this connection opens no more, finishes what it
+    ///    carries, and takes no new leases
+    ///  - `errc::channel_refused`: it does not allow this (sshd's AllowTcpForwarding, PermitOpen)
+    ///  - `errc::connection_lost`, `protocol_error`, `cancelled`
+    /// Throws `std::invalid_argument` for a host that is empty, longer than 255 bytes or holds a NUL byte, and for port 0.
+    template <class CompletionToken>
+    auto async_open_tcp(std::string host, std::uint16_t port, CompletionToken&& token) {
+        return open_tcp(std::move(host), port, nullptr, std::forward<CompletionToken>(token));
+    }
+    template <class CompletionToken>
+    auto async_open_tcp(std::string host, std::uint16_t port, error_info& details, CompletionToken&& token) {
+        return open_tcp(std::move(host), port, &details, std::forward<CompletionToken>(token));
+    }
+
 private:
+    template <class CompletionToken>
+    auto open_command(command what, error_info* details, CompletionToken&& token) {
+        if (!what.input().empty() || what.on_output() || what.output_limit() != command::default_max_output)
+            throw std::invalid_argument("a command for async_open has no input, on_output or max_output: the channel is written and read by the caller");
+        return asio::async_initiate<CompletionToken, void(std::error_code, channel)>(
+            [owner = owner_, share = share_](auto handler, command c, error_info* info) {
+                const auto timeout = c.timeout().value_or(std::chrono::milliseconds{});
+                channel::open(owner, share, info, timeout, std::move(handler), std::move(c));
+            },
+            token, std::move(what), details);
+    }
+    template <class CompletionToken>
+    auto open_tcp(std::string host, std::uint16_t port, error_info* details, CompletionToken&& token) {
+        detail::refuse_nul(host, "a tunnel's host");
+        if (host.empty() || host.size() > 255) throw std::invalid_argument("a tunnel's host has 1 to 255 characters");
+        if (port == 0) throw std::invalid_argument("a tunnel's port must not be 0");
+        return asio::async_initiate<CompletionToken, void(std::error_code, channel)>(
+            [owner = owner_, share = share_](auto handler, const std::string& to, std::uint16_t at, error_info* info) {
+                channel::open(owner, share, info, std::chrono::milliseconds{}, std::move(handler), to, at);
+            },
+            token, std::move(host), port, details);
+    }
+
     struct initiate_run {
         std::shared_ptr<detail::session_owner> owner;
         std::shared_ptr<void> share;

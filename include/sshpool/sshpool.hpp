@@ -2,6 +2,7 @@
 
 // Everything but prometheus.hpp.
 #include <sshpool/blocking_ssh_pool.hpp>
+#include <sshpool/channel.hpp>
 #include <sshpool/command.hpp>
 #include <sshpool/connection_info.hpp>
 #include <sshpool/credentials.hpp>
@@ -14,6 +15,7 @@
 #include <sshpool/pool_stats.hpp>
 #include <sshpool/ssh_pool.hpp>
 #include <sshpool/target.hpp>
+#include <sshpool/transfer_options.hpp>
 #include <sshpool/transport.hpp>
 #include <sshpool/version.hpp>
 #include <sshpool/warm_report.hpp>

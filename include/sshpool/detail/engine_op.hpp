@@ -42,6 +42,9 @@ public:
     /// Something is there for the caller: an answer, or output. Called outside the engine's pass.
     virtual void attend() = 0;
 
+    /// The execution context goes: nobody is answered any more, and nobody is to be held.
+    virtual void abandon() noexcept {}
+
     bool is_answered() const noexcept { return answered_; }
 
 protected:

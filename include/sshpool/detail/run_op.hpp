@@ -1,17 +1,16 @@
 #pragma once
 
 #include <sshpool/command.hpp>
+#include <sshpool/detail/completion.hpp>
 #include <sshpool/detail/exec_op.hpp>
-#include <sshpool/detail/ssh_session.hpp>
+#include <sshpool/detail/session_owner.hpp>
 #include <sshpool/error.hpp>
 
 #include <asio/any_io_executor.hpp>
 #include <asio/associated_allocator.hpp>
-#include <asio/associated_cancellation_slot.hpp>
 #include <asio/associated_executor.hpp>
 #include <asio/bind_allocator.hpp>
 #include <asio/bind_executor.hpp>
-#include <asio/cancellation_type.hpp>
 #include <asio/executor_work_guard.hpp>
 #include <asio/post.hpp>
 
@@ -21,20 +20,6 @@
 #include <vector>
 
 namespace sshpool::detail {
-
-/// What keeps a connection open: when the last handle has gone, and the last operation has ended, it is closed.
-struct session_owner {
-    explicit session_owner(std::shared_ptr<ssh_session> s) : session(std::move(s)) {}
-    session_owner(const session_owner&) = delete;
-    session_owner& operator=(const session_owner&) = delete;
-    ~session_owner() {
-        try {
-            session->close({});
-        } catch (...) {  // out of memory: the socket closes with the execution context
-        }
-    }
-    std::shared_ptr<ssh_session> session;
-};
 
 /// `libssh2_transport::async_run`: carries the command to the session, the output and the result to the caller.
 template <class Handler>
@@ -49,11 +34,9 @@ public:
         const auto timeout = what.timeout().value_or(std::chrono::milliseconds{});
         const auto op = std::make_shared<run_op>(std::move(owner), std::move(share), *executor, std::move(handler), std::move(what), details);
         // The types of cancellation all mean the same here. It is an event on the session's strand, whoever's thread it comes from.
-        auto slot = asio::get_associated_cancellation_slot(*op->handler_);
-        if (slot.is_connected())
-            slot.assign([session = std::weak_ptr{session}, weak = std::weak_ptr<session_op>{op}](asio::cancellation_type) {
-                if (const auto s = session.lock()) s->cancel(weak);
-            });
+        on_cancellation(*op->handler_, [session = std::weak_ptr{session}, weak = std::weak_ptr<session_op>{op}] {
+            if (const auto s = session.lock()) s->cancel(weak);
+        });
         session->run(op, timeout);
     }
 

@@ -61,7 +61,13 @@ public:
     }
     session_engine(const session_engine&) = delete;
     session_engine& operator=(const session_engine&) = delete;
-    ~session_engine() = default;
+    ~session_engine() {
+        for (const auto& op : active_) op->abandon();
+        for (const auto& op : waiting_) op->abandon();
+        for (const auto& op : waiting_own_) op->abandon();
+        for (const auto& op : attention_) op->abandon();
+        if (opening_own_) opening_own_->abandon();
+    }
 
     // The owner's calls -------------------------------------------------------------------------------------------------------
 

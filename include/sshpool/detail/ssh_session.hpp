@@ -98,6 +98,9 @@ public:
         return found;
     }
 
+    /// "user@host:port". On the strand only, as operations are called.
+    std::string key() const { return to_ ? to_->key() : std::string{}; }
+
 private:
     enum class state { fresh, opening, open, closing, closed };
 
