@@ -54,7 +54,10 @@ public:
     }
     /// Connecting is refused from now on; the port stays this object's.
     void stop_listening() noexcept {
-        if (listens()) ::close(listener_);
+        if (listens()) {
+            ::shutdown(listener_, SHUT_RDWR);  // at once, even while a thread polls it
+            ::close(listener_);
+        }
         listener_ = -1;
     }
     /// While on, connecting is not even refused.
