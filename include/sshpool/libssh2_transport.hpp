@@ -4,6 +4,7 @@
 #include <sshpool/command.hpp>
 #include <sshpool/detail/run_op.hpp>
 #include <sshpool/detail/ssh_session.hpp>
+#include <sshpool/detail/tunnel_stream.hpp>
 #include <sshpool/error.hpp>
 #include <sshpool/transport.hpp>
 
@@ -42,15 +43,19 @@ public:
     /// Resolves, connects, exchanges keys, checks the host key, logs in, and opens the first spare channel. Once per connection.
     ///
     /// Errors: `resolve_failed, connect_failed, connect_timeout, server_busy, handshake_failed, host_key_unknown, host_key_mismatch, auth_failed,
-    /// key_unusable, channel_refused, connection_lost, protocol_error, cancelled`; `jump_failed` for a target behind a jump host.
+    /// key_unusable, channel_refused, connection_lost, protocol_error, cancelled`; `jump_failed` where the connection through which the target is
+    /// reached (`open_request::via`) is missing, lost, or may open no tunnels.
     void open(open_request<libssh2_transport> request, std::function<void(open_report)> done) {
         const auto& to = request.target;
-        if (request.via || to.jump() != nullptr) {
-            return done(
-                {{make_error(errc::jump_failed), to.key(), "jump", to.key() + " is behind a jump host, which this version of the library cannot reach"}, {}});
+        if (!request.via && to.jump() != nullptr) {
+            const auto text = to.key() + " is behind the jump host " + to.jump()->key() + ": it is opened through a connection to that one (open_request::via)";
+            return done({{make_error(errc::jump_failed), to.key(), "jump host", text}, {}});
         }
-        owner_->session->open({std::move(request.target), request.timeout, request.spare_channels, request.reap_grace, std::move(request.observer)},
-                              std::move(done));
+        detail::stream_connect_factory way;
+        if (request.via) way = detail::through_tunnel(request.via->owner_, request.via->share_);
+        owner_->session->open(
+            {std::move(request.target), request.timeout, request.spare_channels, request.reap_grace, std::move(request.observer), std::move(way)},
+            std::move(done));
     }
     /// One round trip on a spare channel; where there is none, a channel-open. Where every channel is in use it succeeds without asking.
     void probe(std::chrono::milliseconds timeout, std::function<void(error_info)> done) { owner_->session->probe(timeout, std::move(done)); }

@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "ssh/targets.hpp"
 #include "support/catch.hpp"
 #include "support/delay_proxy.hpp"
 #include "support/fault_server.hpp"
@@ -83,10 +84,6 @@ private:
     asio::executor_work_guard<asio::io_context::executor_type> work_{io.get_executor()};
     std::vector<std::thread> threads_;
 };
-
-inline target to(const support::sshd_server& s) {
-    return target{s.address(), credentials::private_key_file(s.client_key()), host_key_policy::known_hosts(s.known_hosts())};
-}
 
 /// The server behind a proxy, which `known_hosts` does not know: trusted by fingerprint.
 inline target through(const support::delay_proxy& proxy, const support::sshd_server& s) {

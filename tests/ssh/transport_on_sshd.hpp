@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "ssh/targets.hpp"
 #include "support/catch.hpp"
 #include "support/delay_proxy.hpp"
 #include "support/fault_server.hpp"
@@ -118,9 +119,6 @@ private:
     std::vector<std::thread> threads_;
 };
 
-inline target to(const support::sshd_server& server) {
-    return {server.address(), credentials::private_key_file(server.client_key()), host_key_policy::known_hosts(server.known_hosts())};
-}
 inline target through(const support::sshd_server& server, const std::string& host, std::uint16_t port) {
     return {server.address(host, port), credentials::private_key_file(server.client_key()), host_key_policy::accept_any()};
 }

@@ -57,6 +57,9 @@ public:
         std::vector<std::string> host_key_types{"ed25519"};  ///< also "rsa", "ecdsa"
         std::vector<std::string> addresses{"127.0.0.1"};     ///< at most 16: all on one port
         bool password_login = false;                         ///< password() then logs in
+        std::string sftp = "internal-sftp";                  ///< what serves the sftp subsystem; empty: nothing does
+        std::string netns;                                   ///< the network namespace it lives in; needs `port`, and root
+        std::uint16_t port = 0;                              ///< 0: one that is free
     };
 
     explicit sshd_server(std::vector<std::string> config = {}) : sshd_server(with_config(std::move(config))) {}
@@ -137,6 +140,12 @@ public:
         }
     }
 
+    /// What a program needs so that the server's user exists for it.
+    std::vector<std::string> environment() const {
+        return {"PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "LD_PRELOAD=" + nss_wrapper_path(), "NSS_WRAPPER_PASSWD=" + (dir_ / "passwd").string(),
+                "NSS_WRAPPER_GROUP=" + (dir_ / "group").string(), "NSS_WRAPPER_SHADOW=" + (dir_ / "shadow").string()};
+    }
+
     std::string log() const { return read_file(dir_ / "log"); }
     std::size_t count_in_log(std::string_view what) const {
         const auto text = log();
@@ -156,7 +165,7 @@ public:
         if (listener_) throw std::logic_error("sshd runs already");
         for (int attempt = 0; attempt < 20; ++attempt) {
             if (port_ == 0 || (attempt > 0 && !served_)) {
-                port_ = free_port(host());
+                port_ = options_.port != 0 ? options_.port : free_port(host());
                 known_hosts_text_.clear();
                 for (const auto& a : options_.addresses) trust(a, port_);
             }
@@ -263,19 +272,22 @@ private:
         for (const auto& type : options_.host_key_types) text += "HostKey " + (dir_ / ("host_" + type)).string() + "\n";
         text += "AuthorizedKeysFile " + (dir_ / "authorized_keys").string() + "\n";
         text += std::string{"PasswordAuthentication "} + (options_.password_login ? "yes" : "no") + "\n";
-        text +=
-            "KbdInteractiveAuthentication no\nUsePAM no\nStrictModes no\nPidFile none\nLogLevel VERBOSE\nUseDNS no\nPrintMotd no\n"
-            "Subsystem sftp internal-sftp\n";
+        text += "KbdInteractiveAuthentication no\nUsePAM no\nStrictModes no\nPidFile none\nLogLevel VERBOSE\nUseDNS no\nPrintMotd no\n";
+        if (!options_.sftp.empty()) text += "Subsystem sftp " + options_.sftp + "\n";
         write_file(dir_ / "sshd_config", text);
     }
     bool try_start() {
         const auto before = count_in_log("Server listening on ");
         spawn_options o;
         o.run_as = run_as_;
-        o.env = {"PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "LD_PRELOAD=" + nss_wrapper_path(), "NSS_WRAPPER_PASSWD=" + (dir_ / "passwd").string(),
-                 "NSS_WRAPPER_GROUP=" + (dir_ / "group").string(), "NSS_WRAPPER_SHADOW=" + (dir_ / "shadow").string()};
-        auto child = std::make_unique<process>(
-            std::vector<std::string>{sshd_path(), "-D", "-E", (dir_ / "log").string(), "-f", (dir_ / "sshd_config").string()}, std::move(o));
+        o.env = environment();
+        std::vector<std::string> argv{sshd_path(), "-D", "-E", (dir_ / "log").string(), "-f", (dir_ / "sshd_config").string()};
+        if (!options_.netns.empty()) {  // only root may enter it: privileges are given up afterwards
+            const auto id = std::to_string(user_number());
+            argv.insert(argv.begin(), {"nsenter", "--net=/run/netns/" + options_.netns, "--setuid=" + id, "--setgid=" + id, "--"});
+            o.run_as.reset();
+        }
+        auto child = std::make_unique<process>(std::move(argv), std::move(o));
         const auto wanted = before + options_.addresses.size();
         wait_until([&] { return !child->running() || count_in_log("Server listening on ") >= wanted; });
         if (child->running() && count_in_log("Server listening on ") >= wanted) {

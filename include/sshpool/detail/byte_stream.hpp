@@ -1,5 +1,7 @@
 #pragma once
 
+#include <sshpool/detail/connection_fate.hpp>
+
 #include <asio/any_io_executor.hpp>
 #include <asio/basic_stream_socket.hpp>
 #include <asio/ip/tcp.hpp>
@@ -7,6 +9,7 @@
 
 #include <cstddef>
 #include <functional>
+#include <memory>
 #include <string_view>
 #include <system_error>
 #include <utility>
@@ -36,6 +39,8 @@ public:
     virtual std::size_t read_some(char* into, std::size_t room, std::error_code& ec) = 0;
     virtual std::size_t write_some(std::string_view bytes, std::error_code& ec) = 0;
 
+    /// The fate of the connection that it runs through, if it does.
+    virtual std::shared_ptr<const connection_fate> jump() const { return nullptr; }
     /// The next bytes from the other side are waited for by somebody: acknowledge them at once.
     virtual void hurry() noexcept {}
     /// Waits end with an error; nothing is sent any more.

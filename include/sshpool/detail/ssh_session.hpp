@@ -2,11 +2,13 @@
 
 #include <sshpool/detail/agent_client.hpp>
 #include <sshpool/detail/byte_stream.hpp>
+#include <sshpool/detail/connection_fate.hpp>
 #include <sshpool/detail/context_guard.hpp>
 #include <sshpool/detail/host_key_check.hpp>
 #include <sshpool/detail/off_strand.hpp>
 #include <sshpool/detail/session_engine.hpp>
 #include <sshpool/detail/session_op.hpp>
+#include <sshpool/detail/stream_connect.hpp>
 #include <sshpool/detail/tcp_connect.hpp>
 #include <sshpool/error.hpp>
 #include <sshpool/transport.hpp>
@@ -45,6 +47,7 @@ public:
         std::size_t spare_channels = 1;
         std::chrono::milliseconds reap_grace{};
         connection_observer observer;
+        stream_connect_factory way;  // none: over TCP
     };
     using opened_handler = std::function<void(open_report)>;
 
@@ -91,6 +94,9 @@ public:
     bool is_usable() const noexcept { return usable_.load(std::memory_order_relaxed) && guard_->is_alive(); }
     clock::time_point last_heard() const noexcept { return clock::time_point{clock::duration{last_heard_.load(std::memory_order_relaxed)}}; }
 
+    /// Why the connection ended, for those that run through it.
+    std::shared_ptr<const connection_fate> fate() const noexcept { return fate_; }
+
     /// The executor of the connection; nothing once its context has gone.
     std::optional<asio::any_io_executor> executor() {
         std::optional<asio::any_io_executor> found;
@@ -109,7 +115,7 @@ private:
         asio::any_io_executor executor;
         session_strand strand;
         asio::basic_waitable_timer<clock, asio::wait_traits<clock>, session_strand> timer;
-        std::shared_ptr<tcp_connect> connecting;
+        std::shared_ptr<stream_connect> connecting;
         std::unique_ptr<byte_stream> stream;
     };
     class probe_op final : public engine_probe {
@@ -141,7 +147,7 @@ private:
     }
 
     void begin(open_parts parts, opened_handler done);
-    void connected(tcp_connect::result r);
+    void connected(stream_connect::result r);
     void begin_probe(std::chrono::milliseconds timeout, std::function<void(error_info)> done);
     void begin_close(std::function<void()> done);
     void begin_run(std::shared_ptr<session_op> op, std::chrono::milliseconds timeout);
@@ -167,6 +173,7 @@ private:
     std::optional<context_guard> guard_;
     std::optional<io_parts> io_;  // gone once the context is
     std::optional<session_engine> engine_;
+    const std::shared_ptr<connection_fate> fate_ = std::make_shared<connection_fate>();
     std::optional<target> to_;
     state state_ = state::fresh;
     connection_observer observer_;

@@ -22,18 +22,20 @@ inline void ssh_session::begin(open_parts parts, opened_handler done) {
     spare_channels_ = parts.spare_channels;
     reap_grace_ = parts.reap_grace;
     timeout_ = parts.timeout;
-    io_->connecting = std::make_shared<tcp_connect>(io_->strand, [self = shared_from_this()](tcp_connect::result r) { self->connected(std::move(r)); });
+    const auto connected = [self = shared_from_this()](stream_connect::result r) { self->connected(std::move(r)); };
+    io_->connecting = parts.way ? parts.way(io_->strand, connected) : std::make_shared<tcp_connect>(io_->strand, connected);
     io_->connecting->start(to_->host(), to_->port(), deadline_);
     arm_timer();
 }
 
-inline void ssh_session::connected(tcp_connect::result r) {
+inline void ssh_session::connected(stream_connect::result r) {
     if (state_ != state::opening) return;
     io_->connecting.reset();
     phases_.resolve = r.resolve;
     phases_.tcp = r.tcp;
     if (r.code) return finish_open({r.code, to_->key(), r.phase, to_->key() + " could not be reached (after " + elapsed() + "): " + r.text});
     io_->stream = std::move(r.stream);
+    fate_->runs_through(io_->stream->jump());
     phase_started_ = clock::now();
 
     engine_options o;
@@ -79,7 +81,9 @@ inline void ssh_session::on_readable() {
         const auto now = clock::now();
         if (ec || n == 0) {
             ended_ = true;
-            engine_->end_of_input(now, ec == asio::error::eof ? std::string{} : ec.message());
+            auto why = fate_->cause();
+            if (why.empty() && ec != asio::error::eof) why = ec.message();
+            engine_->end_of_input(now, std::move(why));
             break;
         }
         last_heard_.store(now.time_since_epoch().count(), std::memory_order_relaxed);
@@ -212,6 +216,7 @@ inline void ssh_session::finish_open(error_info error) {
 
 inline void ssh_session::lost() {
     usable_ = false;
+    fate_->ended(engine_->failure().text);
     const auto observer = std::exchange(observer_, {});
     if (observer.lost) observer.lost(engine_->failure());
     cut({});
@@ -273,7 +278,9 @@ inline void ssh_session::cut(const std::string& why) {
     io_->timer.cancel();
     armed_ = clock::time_point::max();
     if (engine_) {
-        engine_->fail(engine_->trouble(errc::connection_lost, "connection", why));
+        const auto cause = fate_->cause();
+        engine_->fail(engine_->trouble(errc::connection_lost, "connection", cause.empty() ? why : "lost the connection: " + cause));
+        fate_->ended(engine_->failure().text);
         hand_over();
     }
     std::string{}.swap(outgoing_);

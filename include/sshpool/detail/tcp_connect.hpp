@@ -1,6 +1,7 @@
 #pragma once
 
 #include <sshpool/detail/byte_stream.hpp>
+#include <sshpool/detail/stream_connect.hpp>
 #include <sshpool/error.hpp>
 
 #include <asio/ip/address.hpp>
@@ -22,23 +23,12 @@
 namespace sshpool::detail {
 
 /// Makes a TCP connection: resolves the name, tries every address. The deadline is shared out, so that one address that does not answer cannot
-/// keep the others from being tried. On the session's strand; completes at most once, never from within `start`, not at all after `cancel`.
-class tcp_connect : public std::enable_shared_from_this<tcp_connect> {
+/// keep the others from being tried.
+class tcp_connect final : public stream_connect, public std::enable_shared_from_this<tcp_connect> {
 public:
-    using clock = std::chrono::steady_clock;
-    struct result {
-        std::error_code code;  // an errc; empty on success
-        std::string phase;
-        std::string text;  // what went wrong, to be put after "could not reach HOST: "
-        std::unique_ptr<byte_stream> stream;
-        std::chrono::nanoseconds resolve{};
-        std::chrono::nanoseconds tcp{};
-    };
-    using handler = std::function<void(result)>;
-
     tcp_connect(const session_strand& strand, handler done) : strand_(strand), resolver_(strand), socket_(strand), timer_(strand), done_(std::move(done)) {}
 
-    void start(const std::string& host, std::uint16_t port, clock::time_point deadline) {
+    void start(const std::string& host, std::uint16_t port, clock::time_point deadline) override {
         started_ = clock::now();
         deadline_ = deadline;
         std::error_code ec;
@@ -52,11 +42,10 @@ public:
                                     if (self->done_) self->resolved(error, found);
                                 });
     }
-    /// What is being done, and what failed so far: for whoever runs out of patience.
-    std::string phase() const { return endpoints_.empty() ? "resolve" : "tcp"; }
-    const std::string& failures() const noexcept { return failures_; }
+    std::string phase() const override { return endpoints_.empty() ? "resolve" : "tcp"; }
+    std::string failures() const override { return failures_; }
 
-    void cancel() noexcept {
+    void cancel() noexcept override {
         done_ = nullptr;
         std::error_code ignored;
         resolver_.cancel();
