@@ -1,6 +1,7 @@
 // Channels of another kind than "session", which an operation opens for itself, against a real sshd.
 #include "engine/engine_on_socket.hpp"
 #include "support/catch.hpp"
+#include "support/loopback_listener.hpp"
 #include "support/sshd_server.hpp"
 
 #include <sshpool/detail/channel_op.hpp>
@@ -151,4 +152,38 @@ TEST_CASE("a tunnel that was cancelled while it opened is closed as soon as it i
     const auto op = s.submit("true");
     REQUIRE(s.run_until([&] { return op->done && s.engine.own_channels() == 0; }));
     CHECK(s.engine.stage() == stage::ready);
+}
+
+TEST_CASE("a place that never answers costs what it was asked for, and nothing that runs beside it") {
+    support::sshd_server server;
+    support::loopback_listener silent("a place that never answers");
+    silent.drop(true);
+    engine_on_socket s(options_for(server), server.host(), server.port());
+    REQUIRE(s.become_ready());
+    const auto running = s.submit("read line; echo \"$line\"; until test -e go; do sleep 0.02; done; echo done");
+    REQUIRE(s.run_until([&] { return s.engine.spares() == 1 && s.engine.channels() == 2; }));
+    const auto tunnel = std::make_shared<recorded_tunnel>("127.0.0.1", silent.port(), "");
+    s.engine.submit(tunnel, {}, s.now());
+    const auto on_the_spare = s.submit("echo on the spare");
+    const auto waits = s.submit("echo too late");
+    REQUIRE(s.run_until([&] { return on_the_spare->done; }));
+    CHECK(on_the_spare->result().out == "on the spare\n");
+    CHECK_FALSE(tunnel->done);
+    CHECK_FALSE(waits->done);  // libssh2 asks for one channel at a time
+    CHECK(s.engine.next_due() <= s.now() + sshpool::detail::session_engine::own_channel_limit);
+    (void)s.engine.take_capacity();
+    s.engine.advance(s.now() + sshpool::detail::session_engine::own_channel_limit);
+    s.settle();
+    CHECK(tunnel->error() == errc::connect_failed);
+    CHECK(tunnel->error().text.find("within 10 s") != std::string::npos);
+    CHECK(waits->error() == errc::connection_lost);
+    CHECK(waits->error() == sshpool::command_fate::not_started);
+    CHECK(s.engine.is_tainted());
+    CHECK(s.engine.take_capacity() == std::size_t{0});
+    const auto later = s.submit("echo later");
+    CHECK(later->error() == sshpool::command_fate::not_started);
+    CHECK_FALSE(running->done);
+    support::write_file(server.home() / "go", "");
+    REQUIRE(s.run_until([&] { return running->done; }));
+    CHECK(running->result().out == "\ndone\n");
 }

@@ -1,6 +1,10 @@
 // Commands as streams, on a real sshd.
+#include <asio/awaitable.hpp>
 #include <asio/bind_cancellation_slot.hpp>
+#include <asio/co_spawn.hpp>
+#include <asio/detached.hpp>
 #include <asio/read_until.hpp>
+#include <asio/use_awaitable.hpp>
 #include <fstream>
 
 #include "ssh/channel_on_sshd.hpp"
@@ -409,4 +413,33 @@ TEST_CASE("a channel holds its share of the connection until it has ended, whate
         CHECK(end_of(c.async_wait_exit(asio::use_future)).result.exit_status == 0);
         CHECK(watch.expired());
     }
+}
+
+TEST_CASE("an io_context that goes while coroutines wait on a channel frees them and their channels", "[ssh][channel]") {
+    support::sshd_server server;
+    const auto gone = std::make_shared<int>(1);
+    auto io = std::make_unique<asio::io_context>();
+    libssh2_transport connection{io->get_executor()};
+    channel survivor;
+    bool reading = false;
+    const auto wait_for_nothing = [&, gone]() -> asio::awaitable<void> {
+        const auto held = gone;
+        auto c = co_await connection.async_open("cat", asio::use_awaitable);
+        survivor = co_await connection.async_open("cat", asio::use_awaitable);
+        std::array<char, 10> bytes{};
+        reading = true;
+        co_await c.async_read_some(asio::buffer(bytes), asio::use_awaitable);
+    };
+    connection.open({to(server), 20s * support::slowness, 1, 2s, {}, {}}, [&](open_report r) {
+        REQUIRE_FALSE(r.error);
+        asio::co_spawn(*io, wait_for_nothing(), asio::detached);
+    });
+    while (!reading) io->run_one();
+    CHECK(gone.use_count() > 2);
+    io.reset();
+    CHECK(gone.use_count() == 2);
+    bool called = false;
+    survivor.async_wait_exit([&](std::error_code, command_result) { called = true; });
+    survivor.close();
+    CHECK_FALSE(called);
 }

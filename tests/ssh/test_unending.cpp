@@ -1,0 +1,94 @@
+// Commands that do not end by themselves, a thousand in a row.
+#include <asio/bind_cancellation_slot.hpp>
+#include <filesystem>
+#include <fstream>
+
+#include "ssh/channel_on_sshd.hpp"
+
+using namespace sshpool;
+using namespace sshpool::test;
+
+namespace {
+
+std::size_t open_descriptors() {
+    const std::filesystem::directory_iterator all("/proc/self/fd");
+    return static_cast<std::size_t>(std::distance(begin(all), end(all)));
+}
+
+std::size_t resident_bytes() {
+    std::size_t all = 0;
+    std::size_t resident = 0;
+    std::ifstream{"/proc/self/statm"} >> all >> resident;
+    return resident * 4096;
+}
+
+}  // namespace
+
+TEST_CASE("a thousand timeouts in a row leak no channel, descriptor or byte, and no neighbour notices", "[ssh][channel]") {
+    support::sshd_server server;
+    running_transport t;
+    REQUIRE_FALSE(t.open(to(server)).error);
+    auto neighbour = open_channel(t, "cat");
+    const auto talk = [&] {
+        CHECK(end_of(asio::async_write(neighbour, asio::buffer("ping", 4), asio::use_future)).result == 4);
+        CHECK(read_exactly(neighbour, 4) == "ping");
+    };
+    talk();
+    const auto processes = server.session_processes();
+    std::size_t descriptors = 0;
+    std::size_t memory = 0;
+    std::size_t late = 0;
+    for (int i = 0; i < 1000; ++i) {
+        // Never ends by itself; without its channel it gets SIGPIPE. The limit falls before the start, before the reply and into the output.
+        const auto end = t.run(command{"while :; do echo x; done"}.timeout(std::chrono::milliseconds{1 + i % 5}));
+        if (end.ec != errc::command_timeout || end.result.exit_status) ++late;
+        if (i % 50 == 0) talk();
+        if (i == 199) {
+            descriptors = open_descriptors();
+            memory = resident_bytes();
+        }
+    }
+    CHECK(late == 0);
+    CHECK(open_descriptors() == descriptors);
+    CHECK(resident_bytes() < memory + (std::size_t{1} << 20) * support::slowness * support::slowness);
+    CHECK(support::wait_until([&] { return server.session_processes() <= processes; }));
+    CHECK(t.heard->count_lost() == 0);
+    // Every slot of the server's ten is free again, but for the neighbour's.
+    std::vector<channel> all;
+    for (int i = 0; i < 9; ++i) {
+        all.push_back(open_channel(t, command{"cat"}.timeout(20s)));
+        CHECK(all.back());
+    }
+    talk();
+}
+
+TEST_CASE("a thousand channels that are left in the middle leak nothing either", "[ssh][channel]") {
+    support::sshd_server server;
+    running_transport t;
+    REQUIRE_FALSE(t.open(to(server)).error);
+    std::size_t descriptors = 0;
+    std::size_t memory = 0;
+    for (int i = 0; i < 1000; ++i) {
+        asio::cancellation_signal stop;
+        auto opening = t.connection.async_open("cat", asio::bind_cancellation_slot(stop.slot(), asio::use_future));
+        if (i % 3 == 0) {
+            asio::post(t.io, [&] { stop.emit(asio::cancellation_type::total); });
+            end_of(std::move(opening));
+        } else {
+            auto c = end_of(std::move(opening)).result;
+            REQUIRE(c);
+            std::string bytes(1000, 'x');
+            auto written = c.async_write_some(asio::buffer(bytes), asio::use_future);
+            end_of(std::move(written));
+        }
+        if (i == 199) {
+            descriptors = open_descriptors();
+            memory = resident_bytes();
+        }
+    }
+    CHECK(open_descriptors() == descriptors);
+    CHECK(resident_bytes() < memory + (std::size_t{1} << 20) * support::slowness * support::slowness);
+    CHECK(support::wait_until([&] { return server.session_processes() <= 2; }));
+    CHECK(t.heard->count_lost() == 0);
+    CHECK(t.run("echo on").result.out == "on\n");
+}
