@@ -4,8 +4,10 @@
 #include <sshpool/command.hpp>
 #include <sshpool/detail/run_op.hpp>
 #include <sshpool/detail/ssh_session.hpp>
+#include <sshpool/detail/transfer_op.hpp>
 #include <sshpool/detail/tunnel_stream.hpp>
 #include <sshpool/error.hpp>
+#include <sshpool/transfer_options.hpp>
 #include <sshpool/transport.hpp>
 
 #include <asio/any_io_executor.hpp>
@@ -13,11 +15,13 @@
 
 #include <chrono>
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <memory>
 #include <stdexcept>
 #include <string>
 #include <system_error>
+#include <type_traits>
 #include <utility>
 
 namespace sshpool {
@@ -122,7 +126,122 @@ public:
         return open_tcp(std::move(host), port, &details, std::forward<CompletionToken>(token));
     }
 
+    // Files -------------------------------------------------------------------------------------------------------------------
+    //
+    // Over the server's sftp subsystem, on a channel of their own, with many requests under way. Remote names are as sftp has them: relative ones begin where
+    // the server says, usually at the home directory; `~` means nothing. A file is written under a temporary name (".sshpool-…") in its directory and renamed
+    // when it is complete, so there is never half a file under the real name; a link under that name is replaced, not followed. Where a server
+    // cannot rename over a file (OpenSSH's can), the old file is removed first, in a step of its own. Temporary files are removed after a failure, for as
+    // long as the connection stands. Local files are read and written on the connection's strand: keep them on disks that answer.
+    //
+    // A long transfer shares its connection with other operations, which then wait for some milliseconds more; one that must not be in their way belongs on
+    // a connection of its own, from a pool with `leases_per_connection = 1`.
+    //
+    // Errors of all four, with the server's words in `details`; nothing was put in place unless said otherwise:
+    //  - `errc::file_not_found`, `file_denied`, `file_failed` (anything else that the server could not do: a full disk, a directory where a file is wanted)
+    //  - `errc::local_file`: a file of this machine cannot be read or written
+    //  - `errc::subsystem_refused`: the server has no sftp; `channel_refused`: no channel
+    //  - `errc::output_limit`: the file to be fetched holds more than `max_size`
+    //  - `errc::connection_lost`, `protocol_error`, `command_timeout` (the options' own timeout), `cancelled`: what came last may have been put in place,
+    //    whole, where the fate is unknown
+    // Throws `std::invalid_argument` at once for an empty name, one with a NUL byte, or one longer than 32 KiB.
+
+    /// Sends a file, or a directory with everything in it. Completes with `void(error_code)`.
+    ///
+    /// `to` is the name of the new file or directory, not of one to put it into. A directory that is there already is filled: other files
+    /// in it stay. Its files are sent side by side, each put in place as it is complete, also where a later one fails. Links to files are sent as the
+    /// files; a link to a directory, a socket or a device in it is `errc::local_file`.
+    template <class CompletionToken>
+    auto async_upload(std::filesystem::path from, std::string to, CompletionToken&& token) {
+        return async_upload(std::move(from), std::move(to), transfer_options{}, std::forward<CompletionToken>(token));
+    }
+    template <class CompletionToken>
+    auto async_upload(std::filesystem::path from, std::string to, transfer_options options, CompletionToken&& token) {
+        return transfer<detail::no_result>({transfer_kind::upload, std::move(to), std::move(from), {}, std::move(options)}, nullptr,
+                                           std::forward<CompletionToken>(token));
+    }
+    template <class CompletionToken>
+    auto async_upload(std::filesystem::path from, std::string to, error_info& details, CompletionToken&& token) {
+        return async_upload(std::move(from), std::move(to), transfer_options{}, details, std::forward<CompletionToken>(token));
+    }
+    template <class CompletionToken>
+    auto async_upload(std::filesystem::path from, std::string to, transfer_options options, error_info& details, CompletionToken&& token) {
+        return transfer<detail::no_result>({transfer_kind::upload, std::move(to), std::move(from), {}, std::move(options)}, &details,
+                                           std::forward<CompletionToken>(token));
+    }
+
+    /// Fetches a file. `to` is its new name, not a directory to put it into. Completes with `void(error_code)`.
+    template <class CompletionToken>
+    auto async_download(std::string from, std::filesystem::path to, CompletionToken&& token) {
+        return async_download(std::move(from), std::move(to), transfer_options{}, std::forward<CompletionToken>(token));
+    }
+    template <class CompletionToken>
+    auto async_download(std::string from, std::filesystem::path to, transfer_options options, CompletionToken&& token) {
+        return transfer<detail::no_result>({transfer_kind::download, std::move(from), std::move(to), {}, std::move(options)}, nullptr,
+                                           std::forward<CompletionToken>(token));
+    }
+    template <class CompletionToken>
+    auto async_download(std::string from, std::filesystem::path to, error_info& details, CompletionToken&& token) {
+        return async_download(std::move(from), std::move(to), transfer_options{}, details, std::forward<CompletionToken>(token));
+    }
+    template <class CompletionToken>
+    auto async_download(std::string from, std::filesystem::path to, transfer_options options, error_info& details, CompletionToken&& token) {
+        return transfer<detail::no_result>({transfer_kind::download, std::move(from), std::move(to), {}, std::move(options)}, &details,
+                                           std::forward<CompletionToken>(token));
+    }
+
+    /// Makes a file of these bytes, or replaces it. Completes with `void(error_code)`.
+    template <class CompletionToken>
+    auto async_write_file(std::string to, std::string bytes, CompletionToken&& token) {
+        return async_write_file(std::move(to), std::move(bytes), transfer_options{}, std::forward<CompletionToken>(token));
+    }
+    template <class CompletionToken>
+    auto async_write_file(std::string to, std::string bytes, transfer_options options, CompletionToken&& token) {
+        return transfer<detail::no_result>({transfer_kind::write_file, std::move(to), {}, std::move(bytes), std::move(options)}, nullptr,
+                                           std::forward<CompletionToken>(token));
+    }
+    template <class CompletionToken>
+    auto async_write_file(std::string to, std::string bytes, error_info& details, CompletionToken&& token) {
+        return async_write_file(std::move(to), std::move(bytes), transfer_options{}, details, std::forward<CompletionToken>(token));
+    }
+    template <class CompletionToken>
+    auto async_write_file(std::string to, std::string bytes, transfer_options options, error_info& details, CompletionToken&& token) {
+        return transfer<detail::no_result>({transfer_kind::write_file, std::move(to), {}, std::move(bytes), std::move(options)}, &details,
+                                           std::forward<CompletionToken>(token));
+    }
+
+    /// Gives what a file holds, at most 16 MiB unless `max_size` says otherwise. Completes with `void(error_code, std::string)`; empty after an error.
+    template <class CompletionToken>
+    auto async_read_file(std::string from, CompletionToken&& token) {
+        return async_read_file(std::move(from), transfer_options{}, std::forward<CompletionToken>(token));
+    }
+    template <class CompletionToken>
+    auto async_read_file(std::string from, transfer_options options, CompletionToken&& token) {
+        return transfer<std::string>({transfer_kind::read_file, std::move(from), {}, {}, std::move(options)}, nullptr, std::forward<CompletionToken>(token));
+    }
+    template <class CompletionToken>
+    auto async_read_file(std::string from, error_info& details, CompletionToken&& token) {
+        return async_read_file(std::move(from), transfer_options{}, details, std::forward<CompletionToken>(token));
+    }
+    template <class CompletionToken>
+    auto async_read_file(std::string from, transfer_options options, error_info& details, CompletionToken&& token) {
+        return transfer<std::string>({transfer_kind::read_file, std::move(from), {}, {}, std::move(options)}, &details, std::forward<CompletionToken>(token));
+    }
+
 private:
+    using transfer_kind = detail::transfer_request::kind;
+
+    template <class Result, class CompletionToken>
+    auto transfer(detail::transfer_request what, error_info* details, CompletionToken&& token) {
+        what.check();
+        using signature = std::conditional_t<std::is_same_v<Result, detail::no_result>, void(std::error_code), void(std::error_code, std::string)>;
+        return asio::async_initiate<CompletionToken, signature>(
+            [owner = owner_, share = share_](auto handler, detail::transfer_request request, error_info* info) {
+                detail::transfer_op<Result>::start(owner, share, std::move(handler), std::move(request), info);
+            },
+            token, std::move(what), details);
+    }
+
     template <class CompletionToken>
     auto open_command(command what, error_info* details, CompletionToken&& token) {
         if (!what.input().empty() || what.on_output() || what.output_limit() != command::default_max_output)
