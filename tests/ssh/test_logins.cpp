@@ -351,3 +351,71 @@ TEST_CASE("a key with a certificate is another identity than the key alone, and 
     std::filesystem::copy_file(certificate_of(key), certificate_of(other));
     CHECK_THROWS_AS(credentials::private_key_file(other), ssh_error);
 }
+
+TEST_CASE("a password answers keyboard-interactive where the server takes no passwords otherwise", "[ssh][logins]") {
+    support::sshd_server::options o;
+    o.password_login = true;
+    o.config = {"PasswordAuthentication no"};
+    const std::string matrix = "{pam_wrapper}/pam_matrix.so passdb={dir}/passdb";
+    const std::string rest = "account required " + matrix + "\nsession required " + matrix + "\npassword required " + matrix + "\n";
+    SECTION("one question") {
+        o.pam = "auth required " + matrix + "\n" + rest;
+        support::sshd_server server(o);
+        const auto report = log_in(server, credentials::password(server.password()));
+        INFO(report.error.text << server.log());
+        CHECK_FALSE(report.error);
+        const auto refused = log_in(server, credentials::password("not-the-word"));
+        CHECK((refused.error.code == errc::auth_failed));
+        says(refused, "the password, as an answer to keyboard-interactive, was refused");
+        CHECK(refused.error.text.find("not-the-word") == std::string::npos);
+        auto login = credentials::password("not-the-word");
+        CHECK_FALSE(log_in(server, login.or_else(credentials::private_key_file(server.client_key()))).error);
+    }
+    SECTION("a great deal of talk before the question") {
+        o.pam = "auth optional {pam_wrapper}/pam_chatty.so num_lines=16 info error\nauth required " + matrix + "\n" + rest;
+        support::sshd_server server(o);
+        const auto report = log_in(server, credentials::password(server.password()));
+        INFO(report.error.text << server.log());
+        CHECK_FALSE(report.error);
+    }
+    SECTION("a second question, which only a person can answer") {
+        o.pam = "auth required " + matrix + "\nauth required " + matrix + " echo\n" + rest;
+        support::sshd_server server(o);
+        const auto report = log_in(server, credentials::password(server.password()));
+        INFO(server.log());
+        CHECK((report.error.code == errc::auth_failed));
+        says(report, "which also asked \"");
+    }
+    SECTION("a password that has expired") {
+        o.pam = "auth required " + matrix + "\naccount required pam_debug.so acct=new_authtok_reqd\npassword required " + matrix + "\nsession required " +
+                matrix + "\n";
+        support::sshd_server server(o);
+        const auto report = log_in(server, credentials::password(server.password()));
+        INFO(server.log());
+        CHECK((report.error.code == errc::auth_failed));
+        says(report, "which also asked \"");
+        CHECK(report.error.text.find(server.password()) == std::string::npos);
+    }
+}
+
+TEST_CASE("ways to log in are tried in order, whatever they are, and the account of a refusal lists them so", "[ssh][logins]") {
+    support::sshd_server::options o;
+    o.password_login = true;
+    support::sshd_server server(o);
+    support::ssh_agent agent;
+    agent.add(server.make_stranger_key("ecdsa"));
+    const support::temp_dir dir;
+    auto login = agent_at((dir / "nobody").string());
+    login.or_else(credentials::password("not-the-word")).or_else(credentials::private_key_file(server.make_stranger_key())).or_else(agent_at(agent.socket()));
+    const auto report = log_in(server, login);
+    CHECK((report.error.code == errc::auth_failed));
+    std::size_t at = 0;
+    for (const std::string part :
+         {"cannot be reached: No such file", "the password was refused", "the key ssh-ed25519 ", "the agent's key ecdsa-sha2-nistp256 "}) {
+        const auto found = report.error.text.find(part, at);
+        INFO(part << " in " << report.error.text);
+        REQUIRE(found != std::string::npos);
+        at = found;
+    }
+    CHECK_FALSE(log_in(server, login.or_else(credentials::password(server.password()))).error);
+}

@@ -58,8 +58,9 @@ public:
         std::vector<std::string> addresses{"127.0.0.1"};     ///< at most 16: all on one port
         bool password_login = false;                         ///< password() then logs in
         std::string sftp = "internal-sftp";                  ///< what serves the sftp subsystem; empty: nothing does
-        std::string netns;                                   ///< the network namespace it lives in; needs `port`, and root
-        std::uint16_t port = 0;                              ///< 0: one that is free
+        std::string pam;         ///< the lines of a PAM service (see write_pam_service): keyboard-interactive then asks what that asks
+        std::string netns;       ///< the network namespace it lives in; needs `port`, and root
+        std::uint16_t port = 0;  ///< 0: one that is free
     };
 
     explicit sshd_server(std::vector<std::string> config = {}) : sshd_server(with_config(std::move(config))) {}
@@ -142,8 +143,9 @@ public:
 
     /// What a program needs so that the server's user exists for it.
     std::vector<std::string> environment() const {
-        return {"PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "LD_PRELOAD=" + nss_wrapper_path(), "NSS_WRAPPER_PASSWD=" + (dir_ / "passwd").string(),
-                "NSS_WRAPPER_GROUP=" + (dir_ / "group").string(), "NSS_WRAPPER_SHADOW=" + (dir_ / "shadow").string()};
+        return {"PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "LD_PRELOAD=" + library("libnss_wrapper.so", "libnss-wrapper"),
+                "NSS_WRAPPER_PASSWD=" + (dir_ / "passwd").string(), "NSS_WRAPPER_GROUP=" + (dir_ / "group").string(),
+                "NSS_WRAPPER_SHADOW=" + (dir_ / "shadow").string()};
     }
 
     std::string log() const { return read_file(dir_ / "log"); }
@@ -223,12 +225,25 @@ private:
         }
         throw std::runtime_error("no sshd found: the package openssh-server is missing");
     }
-    static std::string nss_wrapper_path() {
+    static std::string library(const std::string& name, const std::string& package) {
         for (const char* dir : {"/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib", "/lib"}) {
-            const auto path = std::string{dir} + "/libnss_wrapper.so";
+            const auto path = std::string{dir} + "/" + name;
             if (::access(path.c_str(), R_OK) == 0) return path;
         }
-        throw std::runtime_error("no libnss_wrapper.so found: the package libnss-wrapper is missing");
+        throw std::runtime_error("no " + name + " found: the package " + package + " is missing");
+    }
+    /// Every {dir} is the server's directory, every {pam_wrapper} that of libpam-wrapper's modules.
+    void write_pam_service() const {
+        auto text = options_.pam;
+        const auto replace = [&text](std::string_view what, const std::string& with) {
+            for (auto at = text.find(what); at != std::string::npos; at = text.find(what, at + with.size())) text.replace(at, what.size(), with);
+        };
+        replace("{dir}", dir_.path().string());
+        replace("{pam_wrapper}", std::filesystem::path{library("pam_wrapper/pam_matrix.so", "libpam-wrapper")}.parent_path().string());
+        std::filesystem::create_directory(dir_ / "pam");
+        write_file(dir_ / "pam" / "sshd", text);
+        write_file(dir_ / "passdb", user() + ":" + password_ + ":sshd\n");
+        give_away(dir_ / "passdb");
     }
     static void generate_key(const std::filesystem::path& file, const std::string& type, const std::string& passphrase, bool pem) {
         std::vector<std::string> argv{"ssh-keygen", "-q", "-t", type, "-N", passphrase, "-C", "sshpool test", "-f", file.string()};
@@ -272,6 +287,7 @@ private:
         for (const auto& type : options_.host_key_types) text += "HostKey " + (dir_ / ("host_" + type)).string() + "\n";
         text += "AuthorizedKeysFile " + (dir_ / "authorized_keys").string() + "\n";
         text += std::string{"PasswordAuthentication "} + (options_.password_login ? "yes" : "no") + "\n";
+        if (!options_.pam.empty()) text += "UsePAM yes\nKbdInteractiveAuthentication yes\n";
         text += "KbdInteractiveAuthentication no\nUsePAM no\nStrictModes no\nPidFile none\nLogLevel VERBOSE\nUseDNS no\nPrintMotd no\n";
         if (!options_.sftp.empty()) text += "Subsystem sftp " + options_.sftp + "\n";
         write_file(dir_ / "sshd_config", text);
@@ -281,6 +297,11 @@ private:
         spawn_options o;
         o.run_as = run_as_;
         o.env = environment();
+        if (!options_.pam.empty()) {
+            write_pam_service();
+            o.env[1] += " " + library("libpam_wrapper.so", "libpam-wrapper");
+            o.env.insert(o.env.end(), {"PAM_WRAPPER=1", "PAM_WRAPPER_SERVICE_DIR=" + (dir_ / "pam").string(), "TMPDIR=" + home_.string()});
+        }
         std::vector<std::string> argv{sshd_path(), "-D", "-E", (dir_ / "log").string(), "-f", (dir_ / "sshd_config").string()};
         if (!options_.netns.empty()) {  // only root may enter it: privileges are given up afterwards
             const auto id = std::to_string(user_number());

@@ -281,6 +281,7 @@ private:
             }
             way_ = way::interactive;
             answered_ = false;
+            unanswered_.clear();
             // A server's question may name lengths that libssh2 1.10 believes: no block larger than the largest packet.
             session_.allow_memory(session_.memory_used() + (std::size_t{128} << 10));
         }
@@ -289,9 +290,15 @@ private:
         const int rc = libssh2_userauth_keyboard_interactive_ex(session_.raw(), user_.c_str(), static_cast<unsigned>(user_.size()), &question_hook);
         login_of_callback_ = nullptr;
         if (rc != LIBSSH2_ERROR_EAGAIN) session_.allow_memory(memory_session::base_memory);
-        return judge(rc, "the password, as an answer to keyboard-interactive,");
+        const auto also = unanswered_.empty() ? std::string{} : ", which also asked " + in_quotes(unanswered_) + ",";
+        return judge(rc, "the password, as an answer to keyboard-interactive" + (also.empty() ? "," : also));
     }
 
+    /// The text's type differs between versions.
+    static std::string text_of(const LIBSSH2_USERAUTH_KBDINT_PROMPT& prompt) {
+        const std::string_view text{reinterpret_cast<const char*>(prompt.text), prompt.length};
+        return std::string{text.substr(0, 100)};
+    }
     static LIBSSH2_USERAUTH_KBDINT_RESPONSE_FUNC(question_hook) {
         (void)name;
         (void)name_len;
@@ -303,7 +310,10 @@ private:
             // The password once, to the first question that hides what is typed; nothing to any other.
             responses[i].text = nullptr;
             responses[i].length = 0;
-            if (prompts[i].echo != 0 || self.answered_) continue;
+            if (prompts[i].echo != 0 || self.answered_) {
+                if (self.unanswered_.empty() && prompts[i].text != nullptr) self.unanswered_ = text_of(prompts[i]);
+                continue;
+            }
             const auto text = self.answer_->view();
             void* const copy = self.session_.allocate(text.size());
             if (copy == nullptr) return;
@@ -333,6 +343,7 @@ private:
 
     const secret* answer_ = nullptr;
     bool answered_ = false;
+    std::string unanswered_;                                         // the first other question
     inline static thread_local login* login_of_callback_ = nullptr;  // the session's own pointer is the memory_session
 };
 
