@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <filesystem>
 #include <future>
 #include <memory>
 #include <mutex>
@@ -15,6 +16,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -60,7 +62,7 @@ public:
             auto a = std::make_shared<answer>();
             result = a->promise.get_future();
             auto& error = a->error;
-            std::forward<Start>(start)(error, [a = std::move(a)](std::error_code ec, Result value) {
+            std::forward<Start>(start)(error, [a = std::move(a)](std::error_code ec, Result value = {}) {
                 if (!ec) return a->promise.set_value(std::move(value));
                 if (!a->error) a->error.code = ec;
                 a->promise.set_exception(std::make_exception_ptr(ssh_error{std::move(a->error)}));
@@ -106,8 +108,24 @@ public:
 
     /// As `libssh2_transport::async_run`; waits for the end. Throws `ssh_error`.
     command_result run(command what) {
-        if (engine_ == nullptr || !*this) throw detail::blocking_engine::pool_closed();
-        return engine_->wait<command_result>([&](error_info& error, auto handler) { lease_->async_run(std::move(what), error, std::move(handler)); });
+        return wait<command_result>([&](error_info& error, auto handler) { lease_->async_run(std::move(what), error, std::move(handler)); });
+    }
+    /// As `libssh2_transport::async_upload` and its like; each waits for the end. Throw `ssh_error`; `std::invalid_argument` for a name that no file can have.
+    void upload(std::filesystem::path from, std::string to, transfer_options options = {}) {
+        wait<detail::no_result>(
+            [&](error_info& error, auto handler) { lease_->async_upload(std::move(from), std::move(to), std::move(options), error, std::move(handler)); });
+    }
+    void download(std::string from, std::filesystem::path to, transfer_options options = {}) {
+        wait<detail::no_result>(
+            [&](error_info& error, auto handler) { lease_->async_download(std::move(from), std::move(to), std::move(options), error, std::move(handler)); });
+    }
+    void write_file(std::string to, std::string bytes, transfer_options options = {}) {
+        wait<detail::no_result>(
+            [&](error_info& error, auto handler) { lease_->async_write_file(std::move(to), std::move(bytes), std::move(options), error, std::move(handler)); });
+    }
+    std::string read_file(std::string from, transfer_options options = {}) {
+        return wait<std::string>(
+            [&](error_info& error, auto handler) { lease_->async_read_file(std::move(from), std::move(options), error, std::move(handler)); });
     }
     /// False for an empty lease, and for one whose pool was shut down.
     explicit operator bool() const noexcept { return engine_ != nullptr && engine_->is_open() && static_cast<bool>(lease_); }
@@ -117,6 +135,11 @@ public:
 
 private:
     friend class blocking_ssh_pool;
+    template <class Result, class Start>
+    Result wait(Start&& start) {
+        if (engine_ == nullptr || !*this) throw detail::blocking_engine::pool_closed();
+        return engine_->wait<Result>(std::forward<Start>(start));
+    }
     blocking_lease(std::shared_ptr<detail::blocking_engine> engine, lease<libssh2_transport> lent) : engine_(std::move(engine)), lease_(std::move(lent)) {}
 
     std::shared_ptr<detail::blocking_engine> engine_;  // goes after the lease
@@ -140,6 +163,22 @@ public:
         const auto engine = current();
         return engine->wait<command_result>(
             [&](error_info& error, auto handler) { engine->pool().async_run(where, std::move(what), error, std::move(handler), caller); });
+    }
+    /// As `get_connection` and the lease's own.
+    void upload(const target& where, std::filesystem::path from, std::string to, transfer_options options = {},
+                std::source_location caller = std::source_location::current()) {
+        get_connection(where, caller).upload(std::move(from), std::move(to), std::move(options));
+    }
+    void download(const target& where, std::string from, std::filesystem::path to, transfer_options options = {},
+                  std::source_location caller = std::source_location::current()) {
+        get_connection(where, caller).download(std::move(from), std::move(to), std::move(options));
+    }
+    void write_file(const target& where, std::string to, std::string bytes, transfer_options options = {},
+                    std::source_location caller = std::source_location::current()) {
+        get_connection(where, caller).write_file(std::move(to), std::move(bytes), std::move(options));
+    }
+    std::string read_file(const target& where, std::string from, transfer_options options = {}, std::source_location caller = std::source_location::current()) {
+        return get_connection(where, caller).read_file(std::move(from), std::move(options));
     }
     /// As `ssh_pool::async_get_connection`.
     blocking_lease get_connection(const target& where, std::source_location caller = std::source_location::current()) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "ssh/pool_on_sshd.hpp"
+#include "support/temp_dir.hpp"
 
 using namespace sshpool;
 using namespace sshpool::test;
@@ -24,6 +25,36 @@ TEST_CASE("a blocking pool runs commands and lends connections", "[ssh][blocking
     CHECK_FALSE(lease);
     CHECK(pool.try_get_connection(to(sshd)));
     CHECK(pool.get_stats().hits >= 2);
+    CHECK(sshd.accepted_logins() == 1);
+}
+
+TEST_CASE("a blocking pool sends and fetches files, on a lease or by itself", "[ssh][blocking]") {
+    support::sshd_server sshd;
+    support::temp_dir dir;
+    support::write_file(dir / "here", "from here");
+    blocking_ssh_pool pool;
+    pool.upload(to(sshd), dir / "here", "there");
+    CHECK(pool.read_file(to(sshd), "there") == "from here");
+    pool.write_file(to(sshd), "there", "by the pool");
+    pool.download(to(sshd), "there", dir / "back");
+    CHECK(support::read_file(dir / "back") == "by the pool");
+
+    auto lease = pool.get_connection(to(sshd));
+    lease.write_file("script", "#!/bin/sh\necho it runs\n", transfer_options{}.mode(0700));
+    CHECK(lease.run("./script").out == "it runs\n");
+    lease.download("script", dir / "script");
+    lease.upload(dir / "script", "copy");
+    CHECK(lease.read_file("copy") == "#!/bin/sh\necho it runs\n");
+    CHECK_THROWS_AS(lease.write_file("", "x"), std::invalid_argument);
+    try {
+        (void)lease.read_file("nothing");
+        FAIL("there is no such file");
+    } catch (const ssh_error& e) {
+        CHECK(e.code() == errc::file_not_found);
+        CHECK(std::string{e.what()}.find("No such file") != std::string::npos);
+    }
+    lease.release();
+    CHECK_THROWS_AS(lease.read_file("copy"), ssh_error);
     CHECK(sshd.accepted_logins() == 1);
 }
 
