@@ -81,12 +81,7 @@ TEST_CASE("files of no byte, one byte and 30 MB come back from a real server as 
         INFO(up.info.text);
         REQUIRE_FALSE(up.ec);
         CHECK((support::read_file(server.home() / "file") == bytes));
-        if (size > 1)
-            CHECK(t.run("sha256sum < file").result.out == support::run_program({"sha256sum"}, [&] {
-                      support::spawn_options o;
-                      o.input = bytes;
-                      return o;
-                  }()));
+        CHECK(t.run("sha256sum < file").result.out.substr(0, 64) == support::run_program({"sha256sum", (dir / "there").string()}).substr(0, 64));
         REQUIRE_FALSE(download(t, "file", dir / "back").get().ec);
         CHECK((support::read_file(dir / "back") == bytes));
         const auto read = read_from(t, "file", transfer_options{}.max_size(size)).get();
@@ -179,8 +174,9 @@ TEST_CASE("names are taken as they are, whatever they hold", "[ssh][files]") {
     support::sshd_server server;
     running_transport t;
     REQUIRE_FALSE(t.open(to(server)).error);
-    for (const std::string name :
-         {"-rf", "a b", "a'b\"c", "$(touch oops)", "*?[", "line\nbreak", "\\back", "über", "...", "tab\there", "~", std::string(255, 'n').c_str()}) {
+    const std::vector<std::string> names{"-rf",    "a b",  "a'b\"c", "$(touch oops)", "*?[", "line\nbreak",
+                                         "\\back", "über", "...",    "tab\there",     "~",   std::string(255, 'n')};
+    for (const auto& name : names) {
         INFO(name);
         const auto up = write_to(t, name, name).get();
         INFO(up.info.text);
