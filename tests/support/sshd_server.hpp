@@ -141,6 +141,8 @@ public:
         }
     }
 
+    /// The server's user as a number, where that is another than the test's own.
+    std::optional<unsigned> run_as() const noexcept { return run_as_; }
     /// What a program needs so that the server's user exists for it.
     std::vector<std::string> environment() const {
         return {"PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "LD_PRELOAD=" + library("libnss_wrapper.so", "libnss-wrapper"),
