@@ -174,7 +174,7 @@ inline void session_engine::drop_answered_waiters() {
     }
 }
 
-/// A server may close a channel on which nothing happens (sshd's ChannelTimeout). It would close the next one, too.
+/// A server may close a channel on which nothing happens yet. It would close the next one, too.
 inline void session_engine::drop_closed_spares(engine_time now) {
     for (auto* const spare : std::vector{spares_}) {
         if (libssh2_channel_eof(spare) != 1) continue;
