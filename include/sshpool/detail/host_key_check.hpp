@@ -212,7 +212,7 @@ private:
         const auto directory = std::filesystem::path{policy_.file}.parent_path();
         if (::mkdir(directory.c_str(), 0700) != 0 && errno != EEXIST)
             return failed(file_in_quotes(directory.string()) + " cannot be made: " + message_of(errno));
-        const auto give_up = std::chrono::steady_clock::now() + std::chrono::seconds{2};
+        const auto give_up = std::chrono::steady_clock::now() + std::chrono::seconds{10};
         for (;;) {
             const descriptor fd{::open(policy_.file.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC | O_NONBLOCK, 0600)};
             if (fd.get() < 0) return failed(file + " cannot be opened for writing: " + message_of(errno));
@@ -273,7 +273,7 @@ private:
 inline const std::atomic<bool> never_stopped{false};
 
 /// Whether to trust the key that a server showed, as it stands on the wire. May read a file. With `trust_on_first_use` it may write one, and wait up to
-/// two seconds for another process that has locked it, or until `stop` is set.
+/// ten seconds for another process that has locked it, or until `stop` is set.
 inline host_key_verdict verify(const host_key_policy& policy, std::string_view host, std::uint16_t port, std::string_view key_blob,
                                const std::atomic<bool>& stop = never_stopped) {
     return host_key_check{parts_of(policy), host, port, key_blob, stop}.answer();
