@@ -176,10 +176,13 @@ TEST_CASE("an agent's keys of types that cannot be used are passed over and coun
     support::sshd_server server;
     std::string strange;
     detail::append_string(strange, "sk-ssh-ed25519@openssh.com");
-    support::scripted_agent agent([&](const std::string&) { return list_of({strange, "", "short"}); });
+    std::string huge;
+    detail::append_string(huge, "ssh-ed25519");
+    huge.append(40'000, 'x');
+    support::scripted_agent agent([&](const std::string&) { return list_of({strange, "", "short", huge}); });
     const auto report = log_in(server, agent_at(agent.socket()));
     CHECK((report.error.code == errc::key_unusable));
-    says(report, "3 of the 3 keys of the SSH agent");
+    says(report, "4 of the 4 keys of the SSH agent");
 }
 
 TEST_CASE("a slow agent holds up nobody else on the same thread", "[ssh][logins]") {
@@ -242,7 +245,7 @@ TEST_CASE("a connection cut at any byte of a login is lost, and no key counts as
         whole = proxy.bytes(support::direction::to_client);
     }
     int lost_in_login = 0;
-    for (const std::uint64_t back : {1, 20, 60, 90}) {
+    for (const std::uint64_t back : {1U, 20U, 60U, 90U}) {
         proxy.cut_after(support::direction::to_client, whole - back);
         running_transport t;
         const auto report = t.open(where);
@@ -418,4 +421,13 @@ TEST_CASE("ways to log in are tried in order, whatever they are, and the account
         at = found;
     }
     CHECK_FALSE(log_in(server, login.or_else(credentials::password(server.password()))).error);
+}
+
+TEST_CASE("an encrypted key is decrypted once, where the credentials are made: no login needs its file or its passphrase again", "[ssh][logins]") {
+    support::sshd_server server;
+    const auto key = server.make_client_key("ed25519", "the passphrase");
+    const auto login = credentials::private_key_file(key, "the passphrase");
+    std::filesystem::remove(key);
+    for (int i = 0; i < 3; ++i) CHECK_FALSE(log_in(server, login).error);
+    CHECK_THROWS_AS(credentials::private_key_file(key, "the passphrase"), ssh_error);
 }

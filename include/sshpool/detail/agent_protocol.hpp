@@ -15,6 +15,8 @@
 namespace sshpool::detail {
 
 inline constexpr std::size_t largest_agent_message = std::size_t{256} << 10;  // as OpenSSH's own
+inline constexpr std::size_t largest_agent_key = std::size_t{16} << 10;       // a certificate with much in it; the packet with it must stay below 32 KiB
+inline constexpr std::size_t largest_agent_signature = 4096;                  // twice what an RSA key of 16384 bits makes
 
 /// One request to an agent, without its length.
 struct agent_question {
@@ -71,7 +73,7 @@ inline std::optional<std::string> parse_agent_signature(std::string_view reply, 
     wire_reader signature{in.string()};
     const auto name = signature.string();
     const auto bytes = signature.string();
-    if (!in.done() || !signature.done() || name != algorithm || bytes.empty()) return std::nullopt;
+    if (!in.done() || !signature.done() || name != algorithm || bytes.empty() || bytes.size() > largest_agent_signature) return std::nullopt;
     return std::string{bytes};
 }
 

@@ -154,7 +154,7 @@ private:
             return false;
         }
         const auto held = keys->size();
-        std::erase_if(*keys, [](const agent_key& k) { return !is_usable_key_type(k.type); });
+        std::erase_if(*keys, [](const agent_key& k) { return !is_usable_key_type(k.type) || k.blob.size() > largest_agent_key; });
         if (const auto unusable = held - keys->size(); unusable != 0)
             note(std::to_string(unusable) + " of the " + std::to_string(held) + " keys of " + agent + " are of types that cannot be used");
         if (keys->size() > most_agent_keys) {

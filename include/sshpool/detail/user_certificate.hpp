@@ -31,6 +31,8 @@ inline bool is_usable_key_type(std::string_view type) noexcept {
     return plain == "ssh-ed25519" || std::any_of(ecdsa_curves.begin(), ecdsa_curves.end(), [&](const ecdsa_curve& c) { return plain == c.type; });
 }
 
+inline constexpr std::size_t largest_certificate = std::size_t{16} << 10;
+
 struct user_certificate {
     std::string type;
     std::string blob;
@@ -62,6 +64,7 @@ inline std::shared_ptr<const user_certificate> parse_certificate(std::string_vie
     if (!type.ends_with(certificate_suffix)) throw key_error(name + " is no OpenSSH certificate");
     auto blob = from_base64(next_word());
     if (!blob) throw key_error(name + " is damaged: its text is not base64");
+    if (blob->size() > largest_certificate) throw key_error(name + " is larger than 16 KiB: no server would take it");
     wire_reader in{*blob};
     const bool same_type = in.string() == type;
     in.string();  // a nonce
