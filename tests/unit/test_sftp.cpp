@@ -524,3 +524,60 @@ TEST_CASE("a mode beyond 0777 and a timeout of nothing cannot be asked for", "[s
     CHECK_THROWS_AS(transfer_options{}.timeout(std::chrono::milliseconds{0}), std::invalid_argument);
     CHECK_NOTHROW(transfer_options{}.mode(0777));
 }
+
+namespace {
+
+struct on_a_link {
+    double used;                      // of what the link carries
+    std::chrono::nanoseconds waited;  // by the slowest of the last replies
+    std::size_t room;
+};
+
+/// Blocks over a link of that speed and round trip, as many under way as there is room for.
+on_a_link use_link(double bytes_per_second, std::chrono::nanoseconds round_trip) {
+    detail::flow_room room;
+    constexpr std::size_t block = 32 << 10;
+    const std::chrono::nanoseconds per_block{static_cast<std::int64_t>(block / bytes_per_second * 1e9)};
+    std::deque<std::chrono::nanoseconds> asked;
+    std::chrono::nanoseconds now{};
+    std::chrono::nanoseconds link_free{};
+    std::chrono::nanoseconds waited{};
+    std::deque<std::chrono::nanoseconds> due;
+    constexpr int blocks = 20'000;
+    std::chrono::nanoseconds half_way{};
+    for (int answered = 0; answered < blocks; ++answered) {
+        while (asked.empty() || (asked.size() + 1) * block <= room.bytes()) {
+            asked.push_back(now);
+            link_free = std::max(link_free, now) + per_block;
+            due.push_back(link_free + round_trip);
+        }
+        now = std::max(now, due.front());
+        const auto took = now - asked.front();
+        due.pop_front();
+        asked.pop_front();
+        room.answered(block, took, true);
+        if (answered == blocks / 2) half_way = now;
+        if (answered > blocks * 9 / 10) waited = std::max(waited, took);
+    }
+    const auto seconds = std::chrono::duration<double>(now - half_way).count();
+    return {block * (blocks / 2.0) / seconds / bytes_per_second, waited, room.bytes()};
+}
+
+}  // namespace
+
+TEST_CASE("as much is under way as fills the link, and not so much that others wait long behind it", "[sftp]") {
+    using namespace std::chrono_literals;
+    for (const auto& [speed, round_trip] : std::vector<std::pair<double, std::chrono::nanoseconds>>{
+             {200e6, 100us}, {1000e6, 100us}, {12e6, 1ms}, {100e6, 20ms}, {12e6, 20ms}, {12e6, 100ms}, {1e6, 50ms}}) {
+        INFO(speed << " bytes/s, " << round_trip.count() << " ns");
+        const auto link = use_link(speed, round_trip);
+        CHECK(link.used > 0.95);
+        CHECK(link.room >= detail::flow_room::least);
+        CHECK(link.room <= detail::flow_room::most);
+        // Twice the quickest and a little, or what the smallest room takes.
+        const auto smallest = std::chrono::nanoseconds{static_cast<std::int64_t>(1.5 * detail::flow_room::least / speed * 1e9)};
+        CHECK(link.waited <= std::max(3 * round_trip + 2 * detail::flow_room::patience, smallest + round_trip));
+    }
+    CHECK(use_link(200e6, 100us).room <= 2U << 20U);
+    CHECK(use_link(1000e6, 100ms).room == detail::flow_room::most);
+}

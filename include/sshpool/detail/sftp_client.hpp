@@ -1,8 +1,10 @@
 #pragma once
 
+#include <sshpool/detail/flow_room.hpp>
 #include <sshpool/detail/ssh_wire.hpp>
 
 #include <algorithm>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -54,7 +56,7 @@ struct sftp_reply {
 };
 
 /// The client's side of the protocol in memory: requests in, bytes out; bytes in, replies out. Any number of requests may be under way, up to
-/// `most_requests` and `most_bytes`; replies are matched by their numbers, in any order.
+/// `most_requests` and what `flow_room` gives; replies are matched by their numbers, in any order.
 ///
 /// The server is not trusted: a packet is at most `longest_packet`, a reply must be one that its request can have, with no more data than was asked
 /// for. Anything else is a fault, after which nothing is read any more. Memory: one packet in, what was asked out.
@@ -63,7 +65,6 @@ public:
     static constexpr std::size_t longest_packet = std::size_t{256} << 10;  // OpenSSH's own bound
     static constexpr std::size_t longest_handle = 256;                     // the draft, section 6.3
     static constexpr std::size_t most_requests = 256;
-    static constexpr std::size_t most_bytes = std::size_t{4} << 20;    // of file contents under way
     static constexpr std::size_t usual_block = std::size_t{32} << 10;  // what every server takes (the draft, section 3)
     static constexpr std::size_t largest_block = std::size_t{255} << 10;
 
@@ -73,10 +74,17 @@ public:
         append_u32(out_, 3);
     }
 
+    /// Tells the time: what is asked, and what comes, is of now.
+    void at(flow_room::time now) noexcept { now_ = now; }
+
     // Requests; `file` comes back with the reply ------------------------------------------------------------------------------
 
     bool has_room() const noexcept { return under_way_ < most_requests; }
-    bool has_room(std::size_t block) const noexcept { return has_room() && (bytes_under_way_ == 0 || bytes_under_way_ + block <= most_bytes); }
+    bool has_room(std::size_t block) noexcept {
+        const bool room = has_room() && (bytes_under_way_ == 0 || bytes_under_way_ + block <= room_.bytes());
+        full_ = full_ || !room;
+        return room;
+    }
     std::size_t under_way() const noexcept { return under_way_; }
 
     void open_to_read(std::uint32_t file, std::string_view path) {
@@ -168,8 +176,9 @@ public:
 
     bool is_greeted() const noexcept { return greeted_; }
     bool renames_over_files() const noexcept { return posix_rename_; }
-    std::size_t read_block() const noexcept { return read_block_; }
-    std::size_t write_block() const noexcept { return write_block_; }
+    // A few of them fit into the room, so that the link does not fall silent between two.
+    std::size_t read_block() const noexcept { return std::min(read_block_, std::max(room_.bytes() / 4, usual_block)); }
+    std::size_t write_block() const noexcept { return std::min(write_block_, std::max(room_.bytes() / 4, usual_block)); }
 
     // Bytes -------------------------------------------------------------------------------------------------------------------
 
@@ -224,6 +233,7 @@ private:
         std::uint64_t offset = 0;
         std::size_t size = 0;
         std::uint32_t id = 0;
+        flow_room::time asked_at{};
         bool is_under_way = false;
     };
     static constexpr std::uint32_t has_mode = 4;
@@ -261,7 +271,7 @@ private:
         }
         // The number tells the slot, and differs from those that the slot had before.
         const auto id = static_cast<std::uint32_t>(slots_[slot].id + slot_numbers) / slot_numbers * slot_numbers + static_cast<std::uint32_t>(slot);
-        slots_[slot] = {what, file, offset, bytes, id, true};
+        slots_[slot] = {what, file, offset, bytes, id, now_, true};
         ++under_way_;
         bytes_under_way_ += bytes;
         begin(size + 5, type != 0 ? type : static_cast<std::uint8_t>(what));
@@ -297,6 +307,7 @@ private:
         }
         const auto asked = slots_[slot];
         end_request(slot);
+        room_.answered(asked.size, now_ - asked.asked_at, std::exchange(full_, false));
         sftp_reply reply{asked.what, asked.file, asked.offset, asked.size, sftp_status::ok, {}, {}, {}};
         bool fits = true;
         switch (type) {
@@ -389,6 +400,9 @@ private:
     std::size_t bytes_under_way_ = 0;
     std::size_t read_block_ = usual_block;
     std::size_t write_block_ = usual_block;
+    flow_room room_;
+    flow_room::time now_{};
+    bool full_ = false;  // something waited for room since the last reply
     bool greeted_ = false;
     bool posix_rename_ = false;
     std::string fault_;

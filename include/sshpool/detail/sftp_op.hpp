@@ -21,13 +21,13 @@ namespace sshpool::detail {
 class sftp_op : public channel_op {
 protected:
     explicit sftp_op(std::unique_ptr<sftp_transfer> transfer) : channel_op(channel_start::subsystem("sftp")), transfer_(std::move(transfer)) {
-        window_ = sftp_client::most_bytes + (std::size_t{256} << 10);  // with the heads of packets: everything that may be asked for at once
+        window_ = flow_room::most + (std::size_t{256} << 10);  // with the heads of packets: everything that may be asked for at once
     }
 
     op_next step(session_engine& engine, engine_time now) override {
         if (answered_ && is_started() && !ended_) {
             transfer_->give_up(client_);
-            carry(engine);
+            carry(engine, now);
             if (!ended_ && !transfer_->is_over()) return op_next::again;
         }
         return channel_op::step(engine, now);
@@ -35,7 +35,7 @@ protected:
 
     void work(session_engine& engine, engine_time now) override {
         if (!std::exchange(prepared_, true)) transfer_->prepare();
-        carry(engine);
+        carry(engine, now);
         if (transfer_->is_over()) {
             if (transfer_->failed()) return fail(engine, transfer_->code(), transfer_->trouble(), now);
             return engine.answer(*this, now);
@@ -60,7 +60,8 @@ private:
         error_.phase = "file";
     }
 
-    void carry(session_engine& engine) {
+    void carry(session_engine& engine, engine_time now) {
+        client_.at(now);
         receive(engine);
         if (!client_.fault().empty()) ended_ = true;
         while (!ended_) {
