@@ -401,12 +401,13 @@ TEST_CASE("a directory is sent with everything in it, many files at a time", "[s
 }
 
 TEST_CASE("a directory with something in it that cannot be sent is refused by its name", "[sftp]") {
-    for (const char* what : {"fifo", "loop", "dangling"}) {
+    for (const char* what : {"fifo", "loop", "elsewhere", "dangling"}) {
         support::temp_dir dir;
         std::filesystem::create_directory(dir / "tree");
         const auto odd = dir / (std::string{"tree/"} + what);
         if (std::string{what} == "fifo") REQUIRE(::mkfifo(odd.c_str(), 0600) == 0);
         if (std::string{what} == "loop") std::filesystem::create_directory_symlink("../tree", odd);
+        if (std::string{what} == "elsewhere") std::filesystem::create_directory_symlink("/proc/self/fdinfo", odd);
         if (std::string{what} == "dangling") std::filesystem::create_symlink("nothing", odd);
         server s;
         sftp_client client;

@@ -75,6 +75,7 @@ public:
     }
     bool is_over() const override { return stopped_ || failed() || complete_; }
 
+    bool fetches() const noexcept override { return true; }
     std::string take_bytes() noexcept override { return std::move(bytes_); }
 
 private:

@@ -21,7 +21,8 @@ namespace sshpool::detail {
 class sftp_op : public channel_op {
 protected:
     explicit sftp_op(std::unique_ptr<sftp_transfer> transfer) : channel_op(channel_start::subsystem("sftp")), transfer_(std::move(transfer)) {
-        window_ = flow_room::most + (std::size_t{256} << 10);  // with the heads of packets: everything that may be asked for at once
+        // With the heads of packets: everything that may be asked for at once.
+        if (transfer_->fetches()) window_ = flow_room::most + (std::size_t{256} << 10);
     }
 
     op_next step(session_engine& engine, engine_time now) override {

@@ -28,6 +28,8 @@ public:
     virtual void give_up(sftp_client& client) = 0;
     /// Complete, or failed with nothing left behind.
     virtual bool is_over() const = 0;
+    /// The server has more to send than words.
+    virtual bool fetches() const noexcept = 0;
     /// What was fetched into memory.
     virtual std::string take_bytes() noexcept { return {}; }
 

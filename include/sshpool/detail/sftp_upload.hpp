@@ -81,6 +81,7 @@ public:
     bool is_over() const override {
         return sending_.empty() && directories_awaited_ == 0 && (stopping_ || failed() || (next_file_ == files_.size() && level_ == levels_.size()));
     }
+    bool fetches() const noexcept override { return false; }
 
 private:
     static constexpr std::size_t most_open = 64;  // far below what a process may have open
