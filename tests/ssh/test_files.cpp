@@ -257,6 +257,37 @@ TEST_CASE("a server without sftp, or with one that cannot start, says so", "[ssh
     CHECK(v.run("echo on").result.out == "on\n");
 }
 
+TEST_CASE("a subsystem that echoes, floods or keeps silent harms its own transfer alone", "[ssh][files]") {
+    struct row {
+        const char* program;
+        errc code;
+        const char* words;
+    };
+    for (const auto& row : std::vector<row>{{"/bin/cat", errc::protocol_error, "before its version"},
+                                            {"/bin/cat /dev/zero", errc::protocol_error, "a packet of 0 bytes"},
+                                            {"yes endless words", errc::protocol_error, "it printed: endless words"},
+                                            {"/bin/sleep 600", errc::command_timeout, "after its timeout"}}) {
+        INFO(row.program);
+        support::sshd_server::options o;
+        o.sftp = row.program;
+        support::sshd_server server(o);
+        support::temp_dir dir;
+        running_transport t;
+        REQUIRE_FALSE(t.open(to(server)).error);
+        for (const bool up : {true, false}) {
+            const auto options = transfer_options{}.timeout(row.code == errc::command_timeout ? 300ms : 10'000ms);
+            const auto end = up ? write_to(t, "f", pattern(1'000'000), options).get() : download(t, "f", dir / "f", options).get();
+            INFO(end.info.text);
+            CHECK((end.ec == row.code));
+            CHECK((end.ec == command_fate::unknown));
+            CHECK_THAT(end.info.text, Catch::Contains(row.words));
+            CHECK(t.run("echo on").result.out == "on\n");
+        }
+        CHECK(entries(dir.path()) == 0);
+        CHECK(t.heard->count_lost() == 0);
+    }
+}
+
 TEST_CASE("a disk that takes no more leaves the old file and no half one", "[ssh][files]") {
     std::string program;
     for (const char* path : {"/usr/lib/openssh/sftp-server", "/usr/libexec/openssh/sftp-server", "/usr/lib/ssh/sftp-server", "/usr/libexec/sftp-server"}) {
@@ -385,6 +416,7 @@ TEST_CASE("progress comes on the caller's executor, grows, one call at a time, a
         std::promise<std::error_code> ended;
         const auto options = transfer_options{}.progress([&](std::uint64_t done, std::uint64_t total) {
             if (seen.inside++ != 0 || done < seen.last || done > total || !callers.get_executor().running_in_this_thread()) seen.good = false;
+            if (support::wait_until([&] { return seen.inside > 1; }, 3ms)) seen.good = false;  // a second call would come now
             seen.last = done;
             seen.total = total;
             ++seen.calls;
