@@ -85,8 +85,20 @@ int main(int argc, char** argv) {
         with_connection(to, [&](auto& c, auto done) { c.async_download(name, file, done); });
     };
     const auto sftp = [&](std::uint16_t port, const std::string& batch, std::vector<std::string> options = {}) {
-        std::vector<std::string> argv_sftp{"sftp", "-q", "-b", "-", "-F", "none", "-oStrictHostKeyChecking=no", "-oUserKnownHostsFile=/dev/null", "-oLogLevel=ERROR",
-                                           "-oIdentitiesOnly=yes", "-i", server.client_key().string(), "-P", std::to_string(port)};
+        std::vector<std::string> argv_sftp{"sftp",
+                                           "-q",
+                                           "-b",
+                                           "-",
+                                           "-F",
+                                           "none",
+                                           "-oStrictHostKeyChecking=no",
+                                           "-oUserKnownHostsFile=/dev/null",
+                                           "-oLogLevel=ERROR",
+                                           "-oIdentitiesOnly=yes",
+                                           "-i",
+                                           server.client_key().string(),
+                                           "-P",
+                                           std::to_string(port)};
         argv_sftp.insert(argv_sftp.end(), options.begin(), options.end());
         argv_sftp.push_back(server.user() + "@127.0.0.1");
         support::spawn_options o;
@@ -96,8 +108,8 @@ int main(int argc, char** argv) {
     const auto row = [](const char* what, double megabytes, const std::vector<cost>& ours, const std::vector<cost>& theirs, const char* other) {
         const auto a = median(ours);
         const auto b = median(theirs);
-        std::printf("%-34s sshpool %7.3f s %6.1f MB/s cpu %6.3f s | %s %7.3f s %6.1f MB/s cpu %6.3f s | %.2f times as fast\n", what, a.wall, megabytes / a.wall, a.cpu,
-                    other, b.wall, megabytes / b.wall, b.cpu, b.wall / a.wall);
+        std::printf("%-34s sshpool %7.3f s %6.1f MB/s cpu %6.3f s | %s %7.3f s %6.1f MB/s cpu %6.3f s | %.2f times as fast\n", what, a.wall, megabytes / a.wall,
+                    a.cpu, other, b.wall, megabytes / b.wall, b.cpu, b.wall / a.wall);
         std::fflush(stdout);
     };
 
@@ -105,17 +117,23 @@ int main(int argc, char** argv) {
     const auto big = dir / "big";
     support::run_program({"sh", "-c", "head -c " + std::to_string(mib << 20U) + " /dev/urandom > " + big.string()});
     const auto megabytes = static_cast<double>(mib << 20U) * 1e-6;
+    std::vector<cost> ours_alone;
+    std::vector<cost> sftp_alone;
     std::vector<cost> ours_up;
     std::vector<cost> ours_down;
     std::vector<cost> sftp_up;
     std::vector<cost> sftp_down;
     for (int i = 0; i < runs; ++i) {
+        ours_alone.push_back(measure(RUSAGE_SELF, [&] { with_connection(direct, [](auto&, auto done) { done({}); }); }));
+        sftp_alone.push_back(measure(RUSAGE_CHILDREN, [&] { sftp(server.port(), "pwd"); }));
         ours_up.push_back(measure(RUSAGE_SELF, [&] { up(direct, big, "a"); }));
         sftp_up.push_back(measure(RUSAGE_CHILDREN, [&] { sftp(server.port(), "put " + big.string() + " b"); }));
         ours_down.push_back(measure(RUSAGE_SELF, [&] { down(direct, "a", dir / "a"); }));
         sftp_down.push_back(measure(RUSAGE_CHILDREN, [&] { sftp(server.port(), "get b " + (dir / "b").string()); }));
     }
     support::run_program({"cmp", (dir / "a").string(), big.string()});
+    std::printf("%-34s sshpool %7.3f s cpu %6.3f s | sftp %7.3f s cpu %6.3f s\n", "connecting, part of what follows", median(ours_alone).wall,
+                median(ours_alone).cpu, median(sftp_alone).wall, median(sftp_alone).cpu);
     row("upload", megabytes, ours_up, sftp_up, "sftp");
     row("download", megabytes, ours_down, sftp_down, "sftp");
 
