@@ -1,0 +1,221 @@
+// Faults beside the table: what happens to the server's machine and processes, and what only a single packet shows.
+
+#include "engine/engine_on_socket.hpp"
+#include "ssh/pool_on_sshd.hpp"
+#include "support/network.hpp"
+
+#include <filesystem>
+
+using namespace sshpool;
+using namespace sshpool::test;
+using support::direction;
+using support::trouble;
+
+namespace {
+
+constexpr auto second = 1s * support::slowness;
+
+/// Waits until the host is tried again, and, where the network has to find its way again, is reached.
+running_pool::run_outcome run_when_back(running_pool& p, const target& to, errc passing = errc::host_backing_off) {
+    running_pool::run_outcome r;
+    support::wait_until([&] {
+        r = p.run(to, "echo back");
+        return r.ec != errc::host_backing_off && r.ec != passing;
+    });
+    return r;
+}
+
+}  // namespace
+
+TEST_CASE("a server killed with SIGKILL: the running command may have run, the next ones are refused, and it comes back", "[fault]") {
+    support::sshd_server sshd, neighbour;
+    running_pool p;
+    REQUIRE_FALSE(p.run(to(neighbour), "true").ec);
+    std::promise<void> started;
+    auto running = p.start(to(sshd), command{"echo up; sleep 60"}.on_output([&](output_stream, std::string_view) { started.set_value(); }));
+    REQUIRE(started.get_future().wait_for(10 * second) == std::future_status::ready);
+    sshd.stop();
+    const auto cut = running_pool::finish(std::move(running));
+    CHECK(cut.ec == errc::connection_lost);
+    CHECK(cut.ec == command_fate::unknown);
+    CHECK_FALSE(cut.result.exit_status);
+    CHECK(p.run(to(sshd), "true").ec == errc::connect_failed);
+    sshd.start();
+    CHECK(run_when_back(p, to(sshd)).result.out == "back\n");
+    CHECK_FALSE(p.run(to(neighbour), "true").ec);
+    CHECK(neighbour.accepted_logins() == 1);
+}
+
+TEST_CASE("a server stopped with SIGSTOP delays its own commands alone, and goes on after SIGCONT", "[fault]") {
+    support::sshd_server sshd, neighbour;
+    pool_params params;
+    params.connect_timeout = second;
+    running_pool p{params};
+    REQUIRE_FALSE(p.run(to(sshd), "true").ec);
+    REQUIRE_FALSE(p.run(to(neighbour), "true").ec);
+    sshd.suspend();
+    auto held = p.start(to(sshd), command{"echo held"}.timeout(second));
+    const target stranger{sshd.address(), credentials::private_key_file(sshd.make_client_key()), host_key_policy::known_hosts(sshd.known_hosts())};
+    auto fresh = p.start(stranger, "true");
+    CHECK_FALSE(p.run(to(neighbour), "true").ec);
+    const auto late = running_pool::finish(std::move(held));
+    CHECK(late.ec == errc::command_timeout);
+    CHECK(late.ec == command_fate::unknown);
+    CHECK(running_pool::finish(std::move(fresh)).ec == errc::connect_timeout);  // the kernel takes the connection, nobody says a word
+    sshd.resume();
+    CHECK(run_when_back(p, to(sshd)).result.out == "back\n");
+    CHECK(neighbour.accepted_logins() == 1);
+}
+
+TEST_CASE("a server that comes back with another host key is not talked to", "[fault]") {
+    support::sshd_server sshd;
+    running_pool p;
+    REQUIRE_FALSE(p.run(to(sshd), "true").ec);
+    const auto logins = sshd.accepted_logins();
+    sshd.stop();
+    sshd.change_host_keys();
+    sshd.start();
+    REQUIRE(support::wait_until([&] { return p.pool.get_stats().pool_size == 0; }));
+    const auto r = p.run(to(sshd), "touch was_here");
+    CHECK(r.ec == errc::host_key_mismatch);
+    CHECK(r.ec == command_fate::not_started);
+    CHECK(sshd.accepted_logins() == logins);
+    CHECK_FALSE(std::filesystem::exists(sshd.home() / "was_here"));
+}
+
+TEST_CASE("a server that comes back with a smaller MaxSessions gives no errors", "[fault]") {
+    const support::temp_dir dir;
+    std::filesystem::permissions(dir.path(), std::filesystem::perms{0755});
+    support::write_file(dir / "more", "MaxSessions 10\n");
+    support::sshd_server sshd{{"Include " + (dir / "more").string()}};
+    running_pool p;
+    const auto twelve_at_once = [&] {
+        std::vector<std::future<running_pool::run_outcome>> all;
+        for (int i = 0; i < 12; ++i) all.push_back(p.start(to(sshd), "echo " + std::to_string(i)));
+        std::size_t good = 0;
+        for (int i = 0; i < 12; ++i) {
+            const auto r = running_pool::finish(std::move(all[static_cast<std::size_t>(i)]));
+            UNSCOPED_INFO(r.info.text);
+            good += !r.ec && r.result.out == std::to_string(i) + "\n" ? 1 : 0;
+        }
+        return good;
+    };
+    CHECK(twelve_at_once() == 12);
+    sshd.stop();
+    support::write_file(dir / "more", "MaxSessions 2\n");
+    sshd.start();
+    REQUIRE(support::wait_until([&] { return p.pool.get_stats().pool_size == 0; }));
+    CHECK(twelve_at_once() == 12);
+    CHECK(twelve_at_once() == 12);
+}
+
+TEST_CASE("a network that drops every packet costs a deadline, and nothing when it is back", "[fault][network]") {
+    if (!support::network_row::is_possible()) SKIP_TEST("network namespaces need root");
+    support::network_row row{2};
+    support::sshd_server::options o;
+    o.addresses = {row.left_address(1)};
+    o.netns = row.at(1);
+    o.port = 22022;
+    support::sshd_server sshd{o};
+    const auto cable = [&](const char* state) { support::run_program({"ip", "-n", row.at(1), "link", "set", "left", state}); };
+    running_pool::run_outcome before, running, fresh, after;
+    std::exception_ptr failed;
+    // Threads made by a thread stand in its namespace.
+    std::thread there([&] {
+        try {
+            row.enter(0);
+            pool_params params;
+            params.connect_timeout = second;
+            running_pool p{params};
+            before = p.run(to(sshd), "true");
+            std::promise<void> started;
+            auto held =
+                p.start(to(sshd), command{"echo up; sleep 60"}.timeout(2 * second).on_output([&](output_stream, std::string_view) { started.set_value(); }));
+            if (started.get_future().wait_for(10 * second) != std::future_status::ready) throw std::runtime_error("the command did not start");
+            cable("down");  // at the server's end: here all packets go out, and nobody answers
+            const target stranger{sshd.address(), credentials::private_key_file(sshd.make_client_key()), host_key_policy::known_hosts(sshd.known_hosts())};
+            fresh = p.run(stranger, "true");
+            running = running_pool::finish(std::move(held));
+            cable("up");
+            p.pool.close_all();
+            after = run_when_back(p, to(sshd), errc::connect_timeout);
+        } catch (...) {
+            failed = std::current_exception();
+        }
+    });
+    there.join();
+    if (failed) std::rethrow_exception(failed);
+    INFO(before.info.text << "; " << fresh.info.text << "; " << after.info.text);
+    CHECK_FALSE(before.ec);
+    CHECK(fresh.ec == errc::connect_timeout);
+    CHECK(fresh.info.phase == "tcp");
+    CHECK(running.ec == errc::command_timeout);
+    CHECK(running.ec == command_fate::unknown);
+    CHECK(after.result.out == "back\n");
+}
+
+TEST_CASE("what comes behind a damaged packet does not count, even where it has come already", "[fault][engine]") {
+    support::sshd_server sshd;
+    std::uint64_t end = 0;  // bytes with which a command ends
+    for (const bool damage : {false, true}) {
+        support::delay_proxy proxy{sshd.host(), sshd.port()};
+        engine_test::engine_on_socket session{engine_test::options_for(sshd), proxy.host(), proxy.port()};
+        REQUIRE(session.become_ready());
+        const auto go = sshd.home() / (damage ? "go1" : "go0");
+        const auto op = session.submit("echo begin; while [ ! -e " + go.string() + " ]; do sleep 0.02; done");
+        REQUIRE(session.run_until([&] { return op->result().out == "begin\n" && session.engine.spares() == 1; }));
+        const auto at_rest = proxy.bytes(direction::to_client);
+        if (damage) proxy.break_later(trouble::flipped_bit, 8);
+        support::write_file(go, "");
+        if (damage) {  // nothing is read until everything is there
+            REQUIRE(support::wait_until([&] { return proxy.bytes(direction::to_client) >= at_rest + end; }));
+        }
+        REQUIRE(session.run_until([&] { return op->done; }));
+        if (damage) {
+            CHECK(op->error().code == errc::protocol_error);
+            CHECK(op->error().code == command_fate::unknown);
+            CHECK_FALSE(op->result().exit_status);
+        } else {
+            REQUIRE_FALSE(op->error());
+            end = proxy.bytes(direction::to_client) - at_rest;
+        }
+    }
+}
+
+TEST_CASE("a flipped bit in the length of a packet never ends in a result", "[fault]") {
+    constexpr const char* self = "a flipped bit in the length of a packet never ends in a result";
+    if (const char* child = std::getenv("SSHPOOL_LENGTH_BIT")) {  // "address key fingerprint": what the process below does
+        std::istringstream words{child};
+        std::string address, key, fingerprint;
+        words >> address >> key >> fingerprint;
+        running_pool p;
+        const auto r = p.run(target{address, credentials::private_key_file(key), host_key_policy::pinned(fingerprint)}, "true");
+        CHECK(r.ec);
+        std::cout << "typed error: " << r.info.text << std::endl;
+        return;
+    }
+    support::sshd_server sshd;
+    support::delay_proxy proxy{sshd.host(), sshd.port()};
+    std::uint64_t login = 0;
+    {  // a client that refuses the host key has heard what comes before the login
+        running_pool p;
+        const target stranger{sshd.address(proxy.host(), proxy.port()), credentials::private_key_file(sshd.client_key()),
+                              host_key_policy::pinned("SHA256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA")};
+        REQUIRE(p.run(stranger, "true").ec == errc::host_key_mismatch);
+        login = proxy.bytes(direction::to_client);
+    }
+    proxy.break_new(trouble::flipped_bit, login + 3);  // the last byte of the first packet's length
+    support::spawn_options options;
+    for (char** e = environ; *e != nullptr; ++e) options.env.emplace_back(*e);
+    options.env.push_back("SSHPOOL_LENGTH_BIT=" + sshd.address(proxy.host(), proxy.port()) + " " + sshd.client_key().string() + " " + sshd.fingerprint());
+    support::process child({"/proc/self/exe", self}, std::move(options));
+    const auto status = child.wait(60s);
+    INFO(status << ": " << child.output());
+    const bool assertion = status == 128 + SIGABRT && child.output().find("blocksize") != std::string::npos;
+    const bool typed = status == 0 && child.output().find("typed error: sshpool@") != std::string::npos;
+    std::cout << "libssh2 " << libssh2_version(0) << (assertion ? ": its assertion ends the process" : ": a typed error") << std::endl;
+    CHECK((assertion || typed));
+#if LIBSSH2_VERSION_NUM >= 0x010b01
+    CHECK(typed);  // a cipher without it was agreed on
+#endif
+}
