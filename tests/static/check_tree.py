@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Checks of the source tree that need no compiler; one word says which: floors, sizes, layout, umbrella, readme. `snippets` writes a file to compile."""
 
+import json
 import re
 import subprocess
 import sys
@@ -133,6 +134,22 @@ def check_umbrella():
     return faults, len(public)
 
 
+def check_dashboard():
+    """The Grafana dashboard asks for every metric that prometheus.hpp gives, and for no other; likewise for labels."""
+    source = (HEADERS / "prometheus.hpp").read_text()
+    given = set(re.findall(r'"(ssh_pool_[a-z_]+)"', source))
+    labels = set(re.findall(r'with\(\w+, "([a-z]+)"', source)) | {"pool", "le"}
+    targets = [t for p in json.loads((ROOT / "examples" / "grafana-dashboard.json").read_text())["panels"] for t in p["targets"]]
+    asked = {name for t in targets for name in re.findall(r"ssh_pool_[a-z_]+", t["expr"])}
+    asked = {re.sub("_bucket$", "", name) for name in asked}
+    used = {label.strip() for t in targets for group in re.findall(r"by \(([^)]*)\)", t["expr"]) for label in group.split(",")}
+    used |= {label for t in targets for label in re.findall(r"{{(\w+)}}", t["legendFormat"])}
+    faults = [f"the dashboard asks for {name}, which is not exported" for name in sorted(asked - given)]
+    faults += [f"{name} is exported, but not in the dashboard" for name in sorted(given - asked)]
+    faults += [f"the dashboard goes by the label {label}, which no metric has" for label in sorted(used - labels)]
+    return faults, len(given)
+
+
 def blocks(readme):
     """(line number, what the comment on the line before the fence says, text) of every ```cpp block."""
     found, lines, i = [], readme.read_text().split("\n"), 0
@@ -191,7 +208,7 @@ def main(args):
     if args[:1] == ["snippets"] and len(args) == 3:
         write_snippets(args[1], args[2])
         return 0
-    checks = {"floors": check_floors, "sizes": check_sizes, "layout": check_layout, "umbrella": check_umbrella, "readme": check_readme}
+    checks = {"floors": check_floors, "sizes": check_sizes, "layout": check_layout, "umbrella": check_umbrella, "readme": check_readme, "dashboard": check_dashboard}
     if len(args) != 1 or args[0] not in checks:
         print(f"usage: check_tree.py {'|'.join(checks)} | snippets README TARGET", file=sys.stderr)
         return 2
