@@ -307,7 +307,6 @@ private:
     /// The key has as many connections as it may: one of another identity, policy or jump goes if it was idle for long enough, or, when
     /// the caller has waited for too long, the one that has served longest. Looks at the connections of this key, which its cap bounds.
     void make_room_in(key_state& key, door& d, const target& link, instant now, actions& out) {
-        if (key.closing > key.at_limit.doors.size()) return;
         const bool any = params_.when_full == full_policy::fail;
         pooled_connection* idle = nullptr;
         pooled_connection* oldest = nullptr;
@@ -325,11 +324,10 @@ private:
                 idle = c;
             }
         }
+        if (later) table_.set_timer(d, later);  // whatever goes first: that may take long, or be another waiter's
+        if (key.closing > key.at_limit.doors.size()) return;
         if (idle != nullptr) return retire(*idle, close_reason::lru, now, out);
-        if (oldest == nullptr || leaving) {
-            if (later) table_.set_timer(d, later);
-            return;
-        }
+        if (oldest == nullptr || leaving) return;
         const auto last_resort = d.waiters.front()->asked + patience();
         if (now >= last_resort) return retire(*oldest, close_reason::lru, now, out);
         table_.set_timer(d, std::min(later.value_or(last_resort), last_resort));
