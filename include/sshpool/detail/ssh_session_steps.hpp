@@ -72,8 +72,8 @@ inline void ssh_session::wait_readable() {
 }
 
 inline void ssh_session::on_readable() {
-    constexpr int reads_per_turn = 4;  // other work on the strand, and other sessions on the thread, go on in between
-    static thread_local std::array<char, std::size_t{64} << 10> scratch;
+    constexpr int reads_per_turn = 4;                                      // other work on the strand, and other sessions on the thread, go on in between
+    static thread_local std::vector<char> scratch(std::size_t{64} << 10);  // on the heap: in a thread's static part it makes small stacks too small
     for (int i = 0; i < reads_per_turn && io_->stream && !ended_; ++i) {
         std::error_code ec;
         const auto n = io_->stream->read_some(scratch.data(), scratch.size(), ec);
