@@ -199,6 +199,12 @@ public:
         const auto engine = current();
         return engine->wait<warm_report>([&](error_info&, auto handler) { engine->pool().async_warm(targets, std::move(handler)); });
     }
+    /// As `ssh_pool::keep_warm`.
+    template <class Range>
+    void keep_warm(const Range& targets) {
+        current()->pool().keep_warm(targets);
+    }
+    void forget_warm(std::string_view key) { current()->pool().forget_warm(key); }
     void invalidate(std::string_view key) { current()->pool().invalidate(key); }
     void invalidate_principal(std::string_view label) { current()->pool().invalidate_principal(label); }
     void close_all() { current()->pool().close_all(); }

@@ -18,6 +18,12 @@ enum class full_policy {
     fail,           ///< `errc::pool_exhausted` at once
 };
 
+/// What a caller gets who asks for a host that failed a moment ago, while no connection to it can be lent.
+enum class backing_off_policy {
+    fail,  ///< `errc::host_backing_off` at once, with the cause
+    wait,  ///< its place in the queue until the next try, if its deadline allows; otherwise the same error at once
+};
+
 /// Everything that can be set about a pool. Durations of zero switch a limit off where the field says so.
 struct pool_params {
     std::size_t max_connections = 50;                         ///< connecting + open + closing: a hard bound
@@ -37,6 +43,23 @@ struct pool_params {
     std::size_t max_unpooled = 16;                    ///< beside `max_connections`, under the same handshake limits
     std::chrono::milliseconds reap_grace{2'000};      ///< a closed channel unconfirmed for longer: no new leases on its connection
     std::function<void(const pool_event&)> on_event;  ///< one at a time, in order, outside the strand
+
+    /// How often a login that sshd dropped before its banner is tried again, at growing pauses, before callers get `errc::server_busy`. A login
+    /// that succeeds there starts the count anew. sshd drops 30 % at first (MaxStartups 10:30:100): three retries bring 99 of 100 through.
+    std::size_t max_busy_retries = 3;
+    /// The pause after a host's first failed connect, and between retries of a busy one. Every pause is shortened by a random part of up to a fifth.
+    /// Short, for most failures are over at once; raise it where a failed connect costs others something.
+    std::chrono::milliseconds backoff_initial{250};
+    double backoff_factor = 2.0;                    ///< how much longer each further pause is; between gRPC's 1.6 (its connection-backoff.md) and TCP's 2
+    std::chrono::milliseconds backoff_max{30'000};  ///< the longest pause: how late, at worst, the pool sees that a host is back
+    /// How long a refused login is not tried again at that host with the same credentials; twice as long (`backoff_factor`) after each further refusal,
+    /// up to ten minutes. Zero: only as any failure. OpenSSH ≥ 9.8 counts 5 s for a refusal and locks the whole address out from 15 s on
+    /// (PerSourcePenalties): at 30 s six such pools fit behind one address. Shorter only where the servers are older.
+    std::chrono::milliseconds auth_cooldown{30'000};
+    backing_off_policy when_backing_off = backing_off_policy::fail;
+    /// A lease held for longer is told of by `event_kind::lease_too_long`, once, with the place in the code that asked for it; it is not taken away.
+    /// Zero: off. Set it to what your longest command may take, to find leases that were forgotten.
+    std::chrono::milliseconds max_lease_time{0};
 };
 
 namespace detail {
@@ -70,9 +93,17 @@ inline void validate(const pool_params& p) {
     duration("connect_timeout", p.connect_timeout, 1ms);
     duration("probe_timeout", p.probe_timeout, 1ms);
     duration("reap_grace", p.reap_grace, 0ms);
+    count("max_busy_retries", p.max_busy_retries, 0);
+    duration("backoff_initial", p.backoff_initial, 1ms);
+    duration("backoff_max", p.backoff_max, 1ms);
+    duration("auth_cooldown", p.auth_cooldown, 0ms);
+    duration("max_lease_time", p.max_lease_time, 0ms);
+    if (p.backoff_max < p.backoff_initial) fail("backoff_max", "must be at least backoff_initial");
+    if (!(p.backoff_factor >= 1.0 && p.backoff_factor <= 100.0)) fail("backoff_factor", "must be at least 1 and at most 100");
     if (!(p.ttl_jitter >= 0.0 && p.ttl_jitter < 1.0)) fail("ttl_jitter", "must be at least 0 and less than 1");
     if (p.when_full != full_policy::wait && p.when_full != full_policy::open_unpooled && p.when_full != full_policy::fail)
         fail("when_full", "is no full_policy");
+    if (p.when_backing_off != backing_off_policy::fail && p.when_backing_off != backing_off_policy::wait) fail("when_backing_off", "is no backing_off_policy");
 }
 
 }  // namespace detail

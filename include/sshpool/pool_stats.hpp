@@ -69,6 +69,9 @@ struct pool_stats {
     std::uint64_t wait_timeouts = 0;                               ///< callers who got `errc::acquire_timeout`
     std::uint64_t unpooled_connections = 0;                        ///< opened beside the pool
     std::uint64_t evicted_before_reuse = 0;                        ///< evicted by LRU after a single lease: the pool is too small for its hosts
+    std::uint64_t backed_off = 0;                                  ///< callers who got `errc::host_backing_off`
+    std::uint64_t busy_retries = 0;                                ///< logins tried again because sshd had dropped them before its banner
+    std::uint64_t long_leases = 0;                                 ///< leases held for longer than `max_lease_time`
     time_histogram acquire_wait;                                   ///< from asking to being lent a connection
     time_histogram connect_tcp;
     time_histogram connect_key_exchange;

@@ -119,6 +119,19 @@ public:
             token, std::vector<target>(std::begin(targets), std::end(targets)), caller);
     }
 
+    /// Keeps these hosts connected from now on: a connection of theirs is exempt from `idle_timeout`, replaced before its TTL ends, and opened again
+    /// after a loss, within every limit and back-off. They take free places only: callers that wait come first, and may have them evicted. A target
+    /// with a key that is kept already replaces that one.
+    template <class Range>
+    void keep_warm(const Range& targets) {
+        const std::vector<target> all(std::begin(targets), std::end(targets));
+        driver_->step_now([&](auto& core, detail::instant at, detail::actions& out) { core.keep_warm(at, all, out); });
+    }
+    /// Ends `keep_warm` for "user@host:port": its connections close when they have been idle for long enough.
+    void forget_warm(std::string_view key) {
+        driver_->step_now([&](auto& core, detail::instant at, detail::actions& out) { core.forget_warm(at, key, out); });
+    }
+
     /// Lends a connection that is free and healthy at this moment. Never waits, never connects, never probes.
     std::optional<lease_type> try_get_connection(const target& where, std::source_location caller = std::source_location::current()) {
         return driver_->try_lend(where, caller);

@@ -21,6 +21,7 @@ void random_history::event(const std::string& name, Do do_it) {
     actions out;
     fresh_ids_.clear();
     failed_target_.reset();
+    busy_again_ = false;
     do_it(out);
     for (const auto& a : out) {
         if (const auto* open = std::get_if<act::open>(&a)) fresh_ids_.insert(open->connection);
@@ -36,6 +37,8 @@ void random_history::event(const std::string& name, Do do_it) {
 inline void random_history::check() {
     check_figures();
     check_deadlines();
+    check_trouble();
+    if (!ref_.closed && ref_.wrong.empty()) check_warm();
     if (!ref_.closed && ref_.wrong.empty()) check_coverage();
 }
 
@@ -64,6 +67,8 @@ inline void random_history::check_figures() {
         if (of_key(to.key()) > p.max_connections_per_host) ref_.blame("more connections of a key than max_connections_per_host");
         const auto here = ref_.count([&](const conn& c) { return c.to.endpoint() == to.endpoint() && c.state != conn::open && !c.answered; });
         if (here > p.max_handshakes_per_host) ref_.blame("more handshakes of a host than max_handshakes_per_host");
+        const auto unproven = ref_.count([&](const conn& c) { return c.to.endpoint() == to.endpoint() && c.state != conn::open && !c.answered && c.unproven; });
+        if (unproven > 2) ref_.blame("more logins of a host at once than it may refuse");
     }
     if (ref_.count([](const conn& c) { return c.state != conn::open && !c.answered; }) > p.max_handshakes) ref_.blame("more handshakes than max_handshakes");
 
@@ -82,6 +87,9 @@ inline void random_history::check_figures() {
     if (s.connect_failures.total() != ref_.failures) ref_.blame("connect_failures is wrong");
     if (s.wait_timeouts != ref_.timeouts) ref_.blame("wait_timeouts is wrong");
     if (s.health_check_failures != ref_.probe_failures) ref_.blame("health_check_failures is wrong");
+    if (s.backed_off != ref_.backed_off) ref_.blame("backed_off is wrong");
+    if (s.busy_retries != ref_.busy_retries) ref_.blame("busy_retries is wrong");
+    if (s.long_leases != ref_.long_leases) ref_.blame("long_leases is wrong");
 }
 
 /// The timer is never later than what is due, and never in the past: no busy loop.
@@ -96,14 +104,50 @@ inline void random_history::check_deadlines() {
         if (w.answers == 0) due(w.deadline, "a waiter's deadline");
     }
     for (const auto& c : ref_.connections) {
+        for (const auto& [id, since] : c.leases) {
+            if (p.max_lease_time.count() == 0 || c.state != conn::open || c.long_leases.contains(id)) continue;
+            if (now_ >= since + p.max_lease_time) ref_.blame("nobody hears of a lease that is held for too long");
+            due(since + p.max_lease_time, "a long lease");
+        }
         if (!ref_.usable(c)) {
             if (c.state == conn::open && !c.retired && !c.unpooled) ref_.blame("an expired connection goes on");
             continue;
         }
         if (c.expires != instant::max()) due(c.expires, "an expiry");
         if (!c.leases.empty() || c.probing) continue;
-        if (p.idle_timeout.count() > 0 && !may_be_pinned(c.to)) due(c.idle_since + p.idle_timeout, "an idle timeout");
+        if (p.idle_timeout.count() > 0 && !may_be_pinned(c.to) && !ref_.is_warm(c.to)) due(c.idle_since + p.idle_timeout, "an idle timeout");
         if (p.health_check_interval.count() > 0) due(c.heard + p.health_check_interval, "a health check");
+    }
+}
+
+/// What the core was told of a failed connect it has passed on.
+inline void random_history::check_trouble() {
+    if (ref_.trouble.expected) ref_.blame("a failed connect leads to no event");
+    if (!ref_.trouble.wrong.empty()) ref_.blame(ref_.trouble.wrong);
+}
+
+/// A host to be kept connected is, or will be, or a limit stands against it.
+inline void random_history::check_warm() {
+    const auto& p = ref_.params;
+    for (const auto& [key, to] : ref_.warm) {
+        if (ref_.has_waiters(to) || planned(key) > 0) continue;
+        auto last = instant::min();
+        for (const auto& c : ref_.connections) {
+            if (c.to == to && ref_.usable(c)) last = std::max(last, c.expires);
+        }
+        if (last == instant::max() || (last != instant::min() && now_ < last - ref_.warm_lead())) continue;
+        if (ref_.count([&](const conn& c) { return c.to == to && (c.state == conn::opening || c.probing); }) > 0) continue;
+        if (last == instant::min() && ref_.last_gone.contains(key) && now_ <= ref_.last_gone.at(key) + p.backoff_initial) continue;
+        if (ref_.is_held_back(to) || core_.stats(key).connecting > 0) continue;
+        bool held_up = false;
+        for (const auto* link = &to; link != nullptr; link = link->jump()) {
+            std::size_t same = 0;
+            for (const auto* other = &to; other != nullptr; other = other->jump()) same += other->key() == link->key() ? 1 : 0;
+            held_up = held_up || handshakes_reached(*link) || of_key(link->key()) + same > p.max_connections_per_host;
+        }
+        const auto waiting = std::any_of(ref_.waiters.begin(), ref_.waiters.end(), [](const auto& w) { return w.answers == 0; });
+        if (held_up || waiting || core_.stats().pool_size + to.jumps() + 1 > p.max_connections) continue;
+        return ref_.blame("the host " + key + " is not kept connected");
     }
 }
 
@@ -116,7 +160,8 @@ inline void random_history::check_failures() {
         const bool failed = std::find(ref_.failed_now.begin(), ref_.failed_now.end(), w.id) != ref_.failed_now.end();
         const bool same = w.to.credential_digest() == tried.credential_digest();
         if (failed && (!same || served_otherwise_)) ref_.blame("a failed connect fails a caller it does not concern");
-        if (!failed && w.answers == 0 && same && !served_otherwise_) ref_.blame("a failed connect leaves a caller without an answer");
+        if (failed && busy_again_) ref_.blame("a busy server fails a caller before the last retry");
+        if (!failed && w.answers == 0 && same && !served_otherwise_ && !busy_again_) ref_.blame("a failed connect leaves a caller without an answer");
     }
 }
 
@@ -154,7 +199,6 @@ inline void random_history::check_coverage() {
             auto from = static_cast<double>(std::max(head->asked, last_opened_[to.key() + to.match()]).count()) + expects;
             const auto& held = holds_[to.key()];
             if (held.known && !sharing && static_cast<double>(queue) * held.value / static_cast<double>(capacity) > expects + 1000) from = 0;
-            if (not_before_.contains(to.key() + to.match())) from = std::max(from, static_cast<double>(not_before_[to.key() + to.match()].count()));
             if (static_cast<double>(now_.count()) < from + 1000) continue;
             if (core_.stats(to.key()).connecting > 0) continue;
         }
@@ -163,17 +207,24 @@ inline void random_history::check_coverage() {
     }
 }
 
-inline bool random_history::handshakes_reached(const std::string& endpoint) const {
+/// No handshake with this host may begin now: as many are under way as may be, its sshd is busy, or it might lock us out.
+inline bool random_history::handshakes_reached(const target& to) const {
     const auto under_way = [&](const conn& c) {
         return c.state == conn::opening || (c.state == conn::closing && (!c.answered || handshake_goes_on_.contains(c.id)));
     };
-    return ref_.count(under_way) >= ref_.params.max_handshakes ||
-           ref_.count([&](const conn& c) { return under_way(c) && c.to.endpoint() == endpoint; }) >= ref_.params.max_handshakes_per_host;
+    const auto here = [&](const conn& c) { return under_way(c) && c.to.endpoint() == to.endpoint(); };
+    if (ref_.count(under_way) >= ref_.params.max_handshakes || ref_.count(here) >= ref_.params.max_handshakes_per_host) return true;
+    if (ref_.trouble.is_unproven(to) && ref_.count([&](const conn& c) { return here(c) && c.unproven; }) >= 2) return true;
+    auto trouble = ref_.trouble;
+    const auto server = trouble.server_of(to, now_);
+    if (server.busy_until > now_ || ref_.count(here) >= std::min(server.allowed, server.waited_for)) return true;
+    const auto risked = static_cast<std::int64_t>(ref_.count([&](const conn& c) { return here(c) && c.unproven; }) + 1) * std::chrono::seconds{5};
+    return ref_.trouble.is_unproven(to) && std::max(instant{}, server.punished_until - now_) + risked > std::chrono::seconds{10};
 }
 /// A reserved chain: somewhere on the way a connect or a probe is under way, or a handshake has to wait for its turn.
 inline bool random_history::chain_moves(const target& to) const {
     for (const auto* link = &to; link != nullptr; link = link->jump()) {
-        if (handshakes_reached(link->endpoint())) return true;
+        if (handshakes_reached(*link)) return true;
         if (link != &to && ref_.count([&](const conn& c) { return c.to == *link && (c.state == conn::opening || c.probing); }) > 0) return true;
     }
     return false;
@@ -208,7 +259,13 @@ inline void random_history::check_held_up(const seen_waiter& head, bool spill) {
         if (planned(link->key()) > 0) return;  // whether it is this one cannot be seen from outside
         missing.push_back(link);
     }
-    if (starts_now && handshakes_reached(missing.back()->endpoint())) return;
+    if (std::any_of(missing.begin(), missing.end(), [&](const target* link) { return ref_.trouble.until(*link) > now_; })) {
+        if (!spill && p.when_backing_off == backing_off_policy::fail && ref_.trouble.until(head.to) > now_)
+            ref_.blame("a caller is kept waiting for a host that is backing off");
+        return;
+    }
+    if (starts_now && handshakes_reached(*missing.back())) return;
+    if (handshakes_reached(*missing.front())) return;  // it was waited for before the jump host went
     std::vector<const target*> full;
     for (const auto* link : missing) {
         const auto same = static_cast<std::size_t>(std::count_if(missing.begin(), missing.end(), [&](const auto* o) { return o->key() == link->key(); }));

@@ -2,6 +2,7 @@
 
 #include "core/reference_pool.hpp"
 
+#include <array>
 #include <cstdint>
 #include <random>
 #include <span>
@@ -86,7 +87,9 @@ private:
         out << "max_connections " << p.max_connections << ", per host " << p.max_connections_per_host << ", leases " << p.leases_per_connection
             << ", handshakes " << p.max_handshakes << ", per host " << p.max_handshakes_per_host << ", ttl " << p.connection_ttl.count() << " ms, idle "
             << p.idle_timeout.count() << " ms, health " << p.health_check_interval.count() << " ms, when_full " << static_cast<int>(p.when_full)
-            << ", unpooled " << p.max_unpooled << "\n";
+            << ", unpooled " << p.max_unpooled << ", backoff " << p.backoff_initial.count() << " ms x " << p.backoff_factor << " to " << p.backoff_max.count()
+            << " ms, cooldown " << p.auth_cooldown.count() << " ms, busy retries " << p.max_busy_retries << ", when_backing_off "
+            << static_cast<int>(p.when_backing_off) << ", lease " << p.max_lease_time.count() << " ms\n";
         std::set<std::string> keys;
         for (const auto index : targets_) keys.insert(all_targets()[index].key());
         for (const auto& key : keys) out << core_.explain(key, now_);
@@ -111,6 +114,14 @@ private:
         p.acquire_timeout = ms(10, 600);
         p.max_unpooled = below(3);
         p.when_full = one_in(6) ? full_policy::fail : one_in(5) ? full_policy::open_unpooled : full_policy::wait;
+        p.max_busy_retries = below(4);
+        p.backoff_initial = ms(1, 30);
+        p.backoff_factor = static_cast<double>(10 + below(21)) / 10;
+        p.backoff_max = p.backoff_initial + ms(0, 100);
+        p.auth_cooldown = one_in(3) ? ms(0, 0) : ms(1, 100);
+        p.when_backing_off = one_in(2) ? backing_off_policy::wait : backing_off_policy::fail;
+        if (one_in(3)) p.max_lease_time = ms(1, 60);
+        p.connect_timeout = ms(1, 60);
         const auto jumps = p.when_full != full_policy::open_unpooled && one_in(2);
         const auto usable = jumps ? all_targets().size() : 8;
         for (std::size_t i = 0, n = 1 + below(6); i < n; ++i) targets_.push_back(below(usable));
@@ -163,7 +174,17 @@ private:
                     break;
             }
         }
-        if (one_in(3)) invalidate();
+        switch (below(5)) {
+            case 0:
+                return invalidate();
+            case 1:
+            case 2:
+                return keep_warm();
+            case 3:
+                return sleep();
+            default:
+                break;
+        }
     }
 
     void acquire() {
@@ -190,6 +211,7 @@ private:
             if (c->state == conn::open) {
                 c->heard = std::max(c->heard, heard);
                 if (c->leases.empty()) c->idle_since = now_;
+                if (heard > woke_at_) c->suspect = false;
                 ref_.used(*c);
             }
             hold(c->to.key(), now_ - since);
@@ -211,6 +233,7 @@ private:
                 c->created = c->heard = c->idle_since = now_;
                 c->took = phases.total();
                 ref_.used(*c);
+                ref_.trouble.opened(c->to, now_);
                 ++ref_.created;
                 longest_connect_ = std::max(longest_connect_, static_cast<double>(phases.total().count()));
                 average_.add(phases.total());
@@ -220,23 +243,22 @@ private:
                 if (core_.info(id) && core_.info(id)->expires_at == connection_info::time_point::max()) c->expires = instant::max();
                 check_expiry(*c);
                 last_opened_[c->to.key() + c->to.match()] = now_;
-                not_before_.erase(c->to.key() + c->to.match());
-                backoff_.erase(c->to.key() + c->to.match());
             });
         }
-        const error_info why{make_error(errc::auth_failed), c->to.key(), "login", "no"};
-        event("open_failed " + std::to_string(id), [&](actions& out) {
+        const std::array<errc, 6> causes{errc::auth_failed, errc::connect_failed,    errc::server_busy,
+                                         errc::server_busy, errc::host_key_mismatch, errc::connect_timeout};
+        const auto cause = causes[below(causes.size())];
+        const bool late = cause == errc::connect_timeout && one_in(2);
+        if (late) phases.key_exchange = ms(1, 5);
+        const error_info why{make_error(cause), c->to.key(), "login", "no"};
+        event("open_failed " + std::to_string(id) + " " + std::string{to_string(cause)}, [&](actions& out) {
+            ref_.trouble.failed(c->to, cause, late, c->started, now_);
+            busy_again_ = ref_.trouble.expected && ref_.trouble.expected->kind == event_kind::server_busy;
             c->state = conn::gone;
             c->answered = true;
             ++ref_.failures;
             failed_target_ = c->to;
             served_otherwise_ = ref_.count([&](const conn& o) { return o.to == *failed_target_ && ref_.usable(o); }) > 0;
-            const auto door = c->to.key() + c->to.match();
-            if (served_otherwise_) {
-                backoff_[door] =
-                    backoff_[door] == instant{} ? instant{std::chrono::milliseconds{250}} : std::min(2 * backoff_[door], instant{std::chrono::seconds{30}});
-                not_before_[door] = now_ + backoff_[door];
-            }
             core_.open_failed(now_, id, why, phases, out);
         });
     }
@@ -276,6 +298,7 @@ private:
         event(std::string{"probed "} + std::to_string(id) + (lives ? " lives" : " dead"), [&](actions& out) {
             c->probing = false;
             if (lives) c->heard = now_;
+            if (lives) c->suspect = false;
             if (!lives) ++ref_.probe_failures;
             if (!lives) c->retired = true;
             core_.probed(now_, id, lives ? error_info{} : error_info{make_error(errc::connection_lost), c->to.key(), "probe", "silent"}, now_ - ms(0, 30), out);
@@ -330,6 +353,8 @@ private:
                       if (c.state != conn::gone && hit(c)) ids.push_back(c.id);
                   }
                   for (const auto id : ids) ref_.retire_with_dependents(id);
+                  if (which < 5) ref_.trouble.forget(to.key());
+                  if (which == 9) ref_.trouble.setbacks.clear();
                   if (which < 5) {
                       core_.invalidate(now_, to.key(), out);
                   } else if (which < 9) {
@@ -344,12 +369,46 @@ private:
             if (c.state == conn::opening && hit(c) && !fresh_ids_.contains(c.id)) ref_.blame("an invalidated connect goes on");
         }
     }
+    void keep_warm() {
+        std::vector<target> targets;
+        for (std::size_t i = 0, n = 1 + below(2); i < n; ++i) targets.push_back(all_targets()[targets_[below(targets_.size())]]);
+        if (one_in(3)) {
+            const auto key = targets.front().key();
+            return event("forget_warm " + key, [&](actions& out) {
+                ref_.warm.erase(key);
+                core_.forget_warm(now_, key, out);
+            });
+        }
+        event("keep_warm " + targets.front().key() + (targets.size() > 1 ? " " + targets[1].key() : ""), [&](actions& out) {
+            if (!ref_.closed) {
+                for (const auto& to : targets) ref_.warm.insert_or_assign(to.key(), to);
+            }
+            core_.keep_warm(now_, targets, out);
+        });
+    }
+    void sleep() {
+        const auto slept = ms(1, 400);
+        event("suspended for " + in_seconds(slept), [&](actions& out) {
+            for (auto& c : ref_.connections) c.suspect = c.suspect || c.state == conn::open;
+            woke_at_ = now_;
+            core_.suspended(now_, slept, out);
+            for (auto& c : ref_.connections) {
+                const auto info = core_.info(c.id);
+                if (!ref_.usable(c) || !info || c.expires == instant::max()) continue;
+                const auto until = info->expires_at.time_since_epoch();
+                if (until > c.expires || until <= now_ || (until < c.expires - slept && until > now_ + params().connection_ttl))
+                    ref_.blame("sleep changes a TTL wrongly");
+                c.expires = until;
+            }
+        });
+    }
+    const pool_params& params() const { return ref_.params; }
     void pass_time() {
         const auto next = core_.next_deadline();
         if (next && one_in(3)) {
             now_ = std::max(now_, *next);
         } else {
-            now_ += one_in(4) ? ms(0, 60) : ms(0, 4);
+            now_ += one_in(4) ? ms(0, one_in(10) ? 9000 : 60) : ms(0, 4);
         }
         event("time " + in_seconds(now_), [&](actions& out) { core_.advance(now_, out); });
     }
@@ -359,6 +418,7 @@ private:
             if (round == 0) {
                 event("shut_down", [&](actions& out) {
                     ref_.closed = true;
+                    ref_.warm.clear();
                     core_.shut_down(now_, out);
                 });
                 for (const auto& w : ref_.waiters) {
@@ -412,7 +472,9 @@ private:
     std::size_t planned(const std::string& key) const;
     std::size_t of_key(const std::string& key) const;
     bool may_go(const conn& c) const;
-    bool handshakes_reached(const std::string& endpoint) const;
+    bool handshakes_reached(const target& to) const;
+    void check_warm();
+    void check_trouble();
     bool chain_moves(const target& to) const;
     bool may_be_pinned(const target& to) const;
     void via_goes(const conn& c) {  // the jump host is idle from now on, if this was the last that ran through it
@@ -447,7 +509,9 @@ private:
     mean average_;
     double longest_connect_ = 0;
     std::map<std::string, mean> key_average_, holds_;
-    std::map<std::string, instant> last_opened_, not_before_, backoff_;
+    std::map<std::string, instant> last_opened_;
+    instant woke_at_ = instant::min();
+    bool busy_again_ = false;
     std::set<connection_id> handshake_goes_on_, fresh_ids_;
     std::optional<target> failed_target_;
     bool served_otherwise_ = false;

@@ -1,5 +1,7 @@
 #pragma once
 
+#include "core/reference_trouble.hpp"
+
 #include <sshpool/detail/pool_core.hpp>
 
 #include <algorithm>
@@ -26,7 +28,11 @@ struct seen_connection {
     bool probing = false;
     bool unpooled = false;
     bool retired = false;
-    std::map<lease_id, instant> leases;
+    bool suspect = false;   // the machine slept since it was last heard of
+    bool unproven = false;  // its login may be refused
+    instant started{};
+    std::map<lease_id, instant> leases{};
+    std::set<lease_id> long_leases{};  // that were told of
     std::size_t capacity = 0;
     std::uint64_t uses = 0;
     instant created{}, took{}, heard{}, idle_since{}, expires = instant::max();
@@ -46,12 +52,16 @@ struct seen_waiter {
 /// and shares no code with the core.
 class reference_pool {
 public:
-    explicit reference_pool(const pool_params& p) : params(p) {
+    explicit reference_pool(const pool_params& p) : params(p), trouble(params) {
         connections.reserve(10'000);  // references into it stay good
         waiters.reserve(10'000);
     }
 
     pool_params params;
+    reference_trouble trouble;
+    std::map<std::string, target> warm;        // kept connected
+    std::map<std::string, instant> last_gone;  // a connection of the key closed
+    std::uint64_t backed_off = 0, busy_retries = 0, long_leases = 0;
     std::vector<seen_connection> connections;  // all that ever were
     std::vector<seen_waiter> waiters;          // all that ever asked
     instant now{};
@@ -63,6 +73,19 @@ public:
 
     void blame(const std::string& what) {
         if (wrong.empty()) wrong = what;
+    }
+    bool is_warm(const target& to) const {
+        const auto it = warm.find(to.key());
+        return it != warm.end() && it->second == to;
+    }
+    /// How long before its expiry a connection of such a host is replaced.
+    instant warm_lead() const { return std::min(instant{params.connect_timeout}, instant{params.connection_ttl} / 4); }
+    /// Something on the way to it failed a moment ago.
+    bool is_held_back(const target& to) const {
+        for (const auto* link = &to; link != nullptr; link = link->jump()) {
+            if (trouble.until(*link) > now) return true;
+        }
+        return false;
     }
 
     seen_connection* find(connection_id id) {
@@ -89,7 +112,8 @@ public:
         return n;
     }
     bool usable(const seen_connection& c) const { return c.state == seen_connection::open && !c.retired && !c.unpooled && now < c.expires; }
-    bool fresh(const seen_connection& c) const { return params.health_check_interval.count() == 0 || now - c.heard < params.health_check_interval; }
+    bool fresh(const seen_connection& c) const { return !c.suspect && still_heard(c); }
+    bool still_heard(const seen_connection& c) const { return params.health_check_interval.count() == 0 || now - c.heard < params.health_check_interval; }
     bool lendable(const seen_connection& c) const { return usable(c) && !c.probing && fresh(c) && c.leases.size() < c.capacity; }
     bool has_waiters(const target& to) const {
         return std::any_of(waiters.begin(), waiters.end(), [&](const auto& w) { return waiting(w) && w.to == to; });
@@ -128,7 +152,8 @@ public:
         if (closed) blame("opens after shutdown");
         if (find(a.connection) != nullptr) blame("uses a connection id twice");
         for (const auto& c : connections) {
-            if (c.to == a.to && lendable(c)) blame("opens " + a.to.key() + " although one can be lent");
+            const bool to_replace = is_warm(a.to) && c.expires != instant::max() && now >= c.expires - warm_lead();
+            if (c.to == a.to && lendable(c) && !to_replace) blame("opens " + a.to.key() + " although one can be lent");
         }
         if (params.when_full != full_policy::open_unpooled && count([&](const auto& c) { return c.to == a.to && c.state == seen_connection::opening; }) > 0)
             blame("two connects of one door at once");
@@ -137,7 +162,14 @@ public:
             const auto* via = find(a.via);
             if (via == nullptr || !usable(*via) || via->probing || !(via->to == *a.to.jump())) blame("opens through a connection that will not do");
         }
-        seen_connection c{a.connection, a.to, a.via, seen_connection::opening, false, false, false, false, {}, 0, 0, {}, {}, {}, {}, instant::max(), 0};
+        if (trouble.until(a.to) > now) blame("tries " + a.to.key() + " although it is backing off");
+        if (trouble.server_of(a.to, now).busy_until > now) blame("tries a busy server within the pause");
+        const auto here = count([&](const auto& c) { return c.to.endpoint() == a.to.endpoint() && c.state != seen_connection::open && !c.answered; });
+        if (here >= trouble.server_of(a.to, now).allowed) blame("begins more handshakes than a busy server takes");
+        seen_connection c{a.connection, a.to, a.via};
+        c.started = now;
+        c.unproven = trouble.is_unproven(a.to);
+        if (c.unproven && trouble.server_of(a.to, now).punished_until - now > std::chrono::seconds{5}) blame("risks another refusal although two still count");
         connections.push_back(std::move(c));
     }
     void on(const act::grant& a) {
@@ -187,6 +219,17 @@ public:
         if (e.code == errc::pool_exhausted && params.when_full != full_policy::fail && w->how == asking::by_policy && w->to.jumps() < params.max_connections &&
             (w->to.jumps() == 0 || params.max_connections_per_host > 1))
             blame("gives up on a caller who would have waited");
+        if (e.code == errc::host_backing_off) {
+            ++backed_off;
+            if (!is_held_back(w->to)) blame("sends a caller away from a host that is not backing off");
+            if (params.when_backing_off == backing_off_policy::wait) {
+                auto until = instant::min();
+                for (const auto* link = &w->to; link != nullptr; link = link->jump()) until = std::max(until, trouble.until(*link));
+                if (until < w->deadline) blame("sends a caller away who would have waited for the next try");
+            }
+            if (count([&](const auto& c) { return c.to == w->to && usable(c); }) > 0) blame("sends a caller away whose host is connected");
+            return;
+        }
         failed_now.push_back(a.waiter);
     }
     void on(const act::probe& a) {
@@ -204,13 +247,26 @@ public:
         if (a.reason == close_reason::lru && !c->retired && params.when_full != full_policy::fail && now - c->idle_since < c->took && draining_allowed_ == 0)
             blame("evicts a connection that was idle for less than it took to open");
         if (a.reason == close_reason::lru && !c->retired && has_waiters(c->to) && draining_allowed_ == 0) blame("evicts a connection that somebody waits for");
+        if (a.reason == close_reason::idle && is_warm(c->to)) blame("a host to be kept connected is left for idleness");
         if (c->state == seen_connection::open) ++closes;
+        if (c->state == seen_connection::open) last_gone[c->to.key()] = now;
         if (a.reason == close_reason::lru) ++evictions;
         c->state = seen_connection::closing;
         c->probing = false;
     }
     void on(const act::announce& a) {
         auto* c = find(a.event.connection_id);
+        trouble.told(a.event, now);
+        if (!trouble.wrong.empty()) blame(trouble.wrong);
+        if (a.event.kind == event_kind::server_busy) ++busy_retries;
+        if (a.event.kind == event_kind::lease_too_long) {
+            ++long_leases;
+            if (c == nullptr || a.event.duration < params.max_lease_time) return blame("complains of a lease too early");
+            for (const auto& [id, since] : c->leases) {
+                if (since == now - a.event.duration && c->long_leases.insert(id).second) return;
+            }
+            return blame("complains of a lease twice, or of one that is not there");
+        }
         if (a.event.kind == event_kind::unpooled && c != nullptr) {
             c->unpooled = true;
             c->capacity = 1;

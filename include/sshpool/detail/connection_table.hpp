@@ -61,6 +61,7 @@ public:
         auto& d = doors_.try_emplace(t, t, key, host).first->second;
         ++host.users;
         key.doors.push_back(d);
+        host.doors.push_back(d);
         if (key.forgotten) {
             unused_.erase(*key.forgotten);
             key.forgotten.reset();
@@ -79,11 +80,12 @@ public:
     }
     /// Forgets a door that nothing and nobody uses. The key's figures are kept for a while.
     void drop_if_unused(door& d) {
-        if (d.connections != 0 || !d.waiters.empty() || d.parked_in != nullptr || d.dirty) return;
+        if (d.connections != 0 || !d.waiters.empty() || d.parked_in != nullptr || d.dirty || d.warm != nullptr) return;
         set_timer(d, std::nullopt);
         auto& key = *d.key;
         auto& host = *d.host;
         key.doors.erase(d);
+        host.doors.erase(d);
         doors_.erase(target{d.to});
         if (key.doors.empty()) {
             key.forgotten = unused_.insert(unused_.end(), &key);
@@ -123,9 +125,37 @@ public:
         connections_.erase(c.id);
     }
 
+    /// Keeps a host connected from now on; gives the door that was kept for that key until now, if it is another one.
+    door* keep_warm(const target& to, waiter_id place) {
+        auto& d = door_of(to);
+        const auto [it, fresh] = warm_.try_emplace(to.key(), warm_host{to, &d, place});
+        auto* before = fresh ? nullptr : it->second.home;
+        if (before != nullptr) before->warm = nullptr;
+        it->second.to = to;
+        it->second.home = &d;
+        d.warm = &it->second;
+        return before == &d ? nullptr : before;
+    }
+    /// The door that is kept no more.
+    door* forget_warm(std::string_view key) {
+        const auto it = warm_.find(key);
+        if (it == warm_.end()) return nullptr;
+        auto* d = it->second.home;
+        d->warm = nullptr;
+        warm_.erase(it);
+        return d;
+    }
+    std::vector<std::string> warm_keys() const {
+        std::vector<std::string> keys;
+        for (const auto& [key, host] : warm_) keys.push_back(key);
+        return keys;
+    }
+
     waiter& add_waiter(waiter w) {
         const auto id = w.id;
         auto& placed = waiters_.insert_or_assign(id, std::move(w)).first->second;
+        auto& d = *placed.home;
+        if (!d.waiters.empty() && d.waiters.front()->to.credential_digest() != placed.to.credential_digest()) d.several_secrets = true;
         placed.home->waiters.push_back(placed);
         ++placed.home->key->waiting;
         waiter_deadlines_.insert({placed.deadline, id});
@@ -158,6 +188,19 @@ public:
         const auto of = followers_.find(d.to);
         if (of == followers_.end()) return;
         for (auto* follower : of->second) do_it(*follower);
+    }
+
+    /// Those that wait for a jump host at this "host:port".
+    template <class Do>
+    void for_each_follower_of(std::string_view endpoint, Do do_it) const {
+        for (const auto& [jump, followers] : followers_) {
+            if (jump.endpoint() != endpoint) continue;
+            for (auto* follower : followers) do_it(*follower);
+        }
+    }
+    template <class Do>
+    void for_each_door(Do do_it) {
+        for (auto& [to, d] : doors_) do_it(d);
     }
 
     /// Sets or clears the one deadline of a connection.
@@ -244,6 +287,7 @@ private:
     by_name<key_state> keys_;
     by_name<host_state> hosts_;
     by_name<identity_state> identities_;
+    by_name<warm_host> warm_;
     std::list<key_state*> unused_;  ///< keys that nothing uses; the one unused for longest first
     std::set<std::pair<instant, waiter_id>> waiter_deadlines_;
     std::set<std::pair<instant, pooled_connection*>> connection_deadlines_;

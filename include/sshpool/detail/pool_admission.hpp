@@ -1,7 +1,7 @@
 #pragma once
 
 #include <sshpool/detail/pool_report.hpp>
-#include <sshpool/detail/pool_upkeep.hpp>
+#include <sshpool/detail/pool_routes.hpp>
 
 #include <algorithm>
 #include <cstddef>
@@ -13,11 +13,11 @@ namespace sshpool::detail {
 
 /// Decides who gets what: which waiter a free lease, which door a new connection, and what has to go for it.
 ///
-/// A door that wants a connection and may not have one is parked at exactly one limit and looked at again when that loosens. At the bound
-/// of the pool it is strictly oldest first; doors that only want an extra connection come behind those that have none.
-class pool_admission : protected pool_upkeep {
+/// At the bound of the pool it is strictly oldest first; doors that only want an extra connection come behind those that have none, and doors
+/// that nobody waits at, but are to be kept connected, come last: they take what is free and make nobody go.
+class pool_admission : protected pool_routes {
 protected:
-    using pool_upkeep::pool_upkeep;
+    using pool_routes::pool_routes;
 
     /// Brings everything into order after an event: nobody waits for what is there.
     void settle(instant now, actions& out) {
@@ -29,14 +29,15 @@ protected:
                     cover(d, now, out);
                     table_.drop_if_unused(d);
                 } else {
-                    retry_next();
+                    retry_next(now);
                 }
             }
-            if (needs_.doors.empty() && spills_.doors.empty()) {
+            if (nobody_waits_for_a_place()) {
                 pool_deadline_.reset();
-                return;
+                if (std::exchange(room_for_warm_, false) && free_slots() > 0) loosen(warms_);
+            } else {
+                hand_out_slots(now, out);
             }
-            hand_out_slots(now, out);
         } while (!dirty_.empty() || !retry_.empty());
     }
 
@@ -76,15 +77,6 @@ protected:
         out.emplace_back(act::fail{id, std::move(why)});
     }
 
-    void unpark(door& d) {
-        auto* at = std::exchange(d.parked_in, nullptr);
-        if (at == nullptr) return;
-        at->doors.erase({d.parked_as, &d});
-        at->demand -= d.parked_demand;
-        if (at->why == limit::host_handshakes) table_.release(*static_cast<host_state*>(at->owner));
-        table_.unfollow(d);
-    }
-
     error_info exhausted(const waiter& w) const {
         return {make_error(errc::pool_exhausted), w.home->key->name, "waiting",
                 "no connection to " + w.home->key->name + " is free and the pool is full: " + std::to_string(size_) + "/" +
@@ -104,14 +96,6 @@ protected:
     time_histogram acquire_wait_;
 
 private:
-    /// The links that have to be opened for a target, itself first, and what they are opened through.
-    struct route {
-        std::vector<const target*> missing;
-        pooled_connection* base = nullptr;
-
-        bool starts_now() const noexcept { return base == nullptr || (base->state == connection_state::open && !base->probing); }
-    };
-
     void serve(door& d, instant now, actions& out) {
         while (!d.waiters.empty()) {
             auto* c = pick(d, now, out);
@@ -120,59 +104,55 @@ private:
         }
     }
 
-    void retry_next() {
+    void retry_next(instant now) {
         auto& p = *retry_.back();
         const auto next = p.doors.lower_bound({p.tried + 1, nullptr});
-        if (!is_loose(p) || next == p.doors.end()) {
+        if (!is_loose(p, now) || next == p.doors.end()) {
             retry_.pop_back();
             p.retrying = false;
-            if (p.why == limit::host_handshakes) table_.release(*static_cast<host_state*>(p.owner));
-            return;
+            return release_host(p);
         }
         p.tried = next->first;
         touch(*next->second);
     }
-    bool is_loose(const parking& p) const noexcept {
-        switch (p.why) {
-            case limit::handshakes:
-                return handshakes_ < params_.max_handshakes;
-            case limit::host_handshakes:
-                return static_cast<const host_state*>(p.owner)->handshakes < params_.max_handshakes_per_host;
-            case limit::key_connections:
-                return static_cast<const key_state*>(p.owner)->connections < params_.max_connections_per_host;
-            case limit::key_connects:
-                return static_cast<const key_state*>(p.owner)->connecting == 0;
-            case limit::connections:
-            case limit::connections_spill:
-                return params_.when_full == full_policy::open_unpooled && unpooled_ < params_.max_unpooled;
-            case limit::none:
-                break;
-        }
-        return false;
-    }
-
-    /// Sees to it that the waiters of a door have something to wait for.
+    /// Sees to it that the waiters of a door have something to wait for, and that a host to be kept connected is.
     void cover(door& d, instant now, actions& out) {
         unpark(d);
         table_.set_timer(d, std::nullopt);
-        if (d.opening != nullptr) {
-            auto& c = *d.opening;
-            if (c.state == connection_state::planned && d.waiters.empty() && c.dependents.empty())
-                return forget_planned(c, now, out);  // nobody wants it any more
-            const bool ready = c.state == connection_state::planned && (c.via == nullptr || (c.via->usable() && !c.via->probing));
-            if (ready && handshake_allowed(d, c.host, c.planned_for)) start(c, out);
-            return;
-        }
+        if (d.opening != nullptr && d.opening->state == connection_state::planned && !go_on(d, *d.opening, now, out)) return;
+        if (d.opening != nullptr) return;
         while (!d.waiters.empty() && d.probing == 0 && d.unpooled_opening < d.waiters.size() && d.opening == nullptr) {
-            const auto& head = *d.waiters.front();
+            const auto& head = next_to_try(d, now);
             const bool spill = d.usable > 0;
             if (spill) {
                 const auto from = extra_connection_from(d);
                 if (now < from) return table_.set_timer(d, from);
-                if (d.key->connecting > 0) return park(d, d.key->behind_connect);
+                if (d.key->connecting > 0) return void(park(d, d.key->behind_connect, 0, d.waiters.front()->id));
             }
             if (!open_for(d, head, spill, now, out)) return;
         }
+        if (d.warm != nullptr && d.waiters.empty() && d.probing == 0) warm_up(d, now, out);
+    }
+    /// A reserved connection begins when its jump host is open, if it may. False: it is no more.
+    bool go_on(door& d, pooled_connection& c, instant now, actions& out) {
+        const bool ready = c.via == nullptr || (c.via->usable() && !c.via->probing);
+        const bool unwanted = d.waiters.empty() && c.dependents.empty() && (d.warm == nullptr || now < warm_from(d));
+        if (unwanted || (ready && setbacks_.against(c.to, now) != nullptr)) {  // or somebody else was told meanwhile that it is no use
+            forget_planned(c, now, out);
+            return false;
+        }
+        if (ready && handshake_allowed(d, c.to, c.planned_for, now)) start(c, now, out);
+        return true;
+    }
+    /// The oldest; where callers share a principal but not the secrets, the oldest whose secret was not refused a moment ago.
+    static const waiter& oldest(const door& d) { return *d.waiters.front(); }
+    const waiter& next_to_try(const door& d, instant now) const {
+        if (d.several_secrets && params_.when_backing_off == backing_off_policy::wait) {
+            for (const auto* w = d.waiters.front(); w != nullptr; w = d.waiters.after(*w)) {
+                if (setbacks_.against(w->to, now) == nullptr) return *w;
+            }
+        }
+        return oldest(d);
     }
 
     /// From when on the queue justifies one more connection beside those that serve it.
@@ -184,30 +164,27 @@ private:
             const auto clears_in = static_cast<double>(d.waiters.size()) * static_cast<double>(key.hold_time.value().count()) / static_cast<double>(d.capacity);
             if (clears_in > static_cast<double>(expected.count())) from = instant::min();
         }
-        return std::max(from, d.not_before);
+        return from;
     }
 
     /// Opens a connection for the oldest waiter, or parks the door. True if something was opened and the rest is to be looked at.
     bool open_for(door& d, const waiter& head, bool spill, instant now, actions& out) {
         const auto way = find_way(head.to, now, out);
-        for (const auto* link : way.missing) {
-            auto* key = link == way.missing.front() ? d.key : table_.find_key(link->key());
-            if (key == nullptr || key->connections + links_of(way, *link) <= params_.max_connections_per_host) continue;
-            make_room_in(*key, d, *link, now, out);
-            park(d, key->at_limit);
-            return false;
+        if (const auto [setback, link] = obstacle(way, now); setback != nullptr) return held_back(d, head, *setback, *link, spill, now, out);
+        if (const auto* full = full_link(way, d)) {
+            auto& key = full == way.missing.front() ? *d.key : *table_.find_key(full->key());
+            make_room_in(key, d, *full, now, out);
+            return park(d, key.at_limit, 0, head.id);
         }
-        if (way.starts_now()) {
-            auto* first = way.missing.size() == 1 ? d.host : table_.find_host(way.missing.back()->endpoint());
-            if (!handshake_allowed(d, first, head.id)) return false;
-        }
+        if (way.starts_now() && !handshake_allowed(d, *way.missing.back(), head.id, now)) return false;
         const auto need = way.missing.size();
         const bool promoted = spill && params_.when_full != full_policy::fail && now >= head.asked + patience();
         auto& queue = spill && !promoted ? spills_ : needs_;
-        const bool first_in_line = (needs_.doors.empty() || (&queue == &needs_ && head.id < needs_.doors.begin()->first)) &&
-                                   (&queue == &needs_ || spills_.doors.empty() || head.id < spills_.doors.begin()->first);
+        const auto turn = oldest(d).id;
+        const bool first_in_line = (needs_.doors.empty() || (&queue == &needs_ && turn < needs_.doors.begin()->first)) &&
+                                   (&queue == &needs_ || spills_.doors.empty() || turn < spills_.doors.begin()->first);
         if (first_in_line && need <= free_slots()) {
-            open_way(way, d, head, out);
+            open_way(way, d, head.id, now, out);
             return true;
         }
         return at_the_bound(d, head, way, queue, spill, now, out);
@@ -217,7 +194,7 @@ private:
         const auto need = way.missing.size();
         if (params_.when_full == full_policy::open_unpooled && unpooled_ < params_.max_unpooled && need == 1 && way.starts_now()) {
             auto& c = plan_unpooled(d, head.to, way.base);
-            start(c, out);
+            start(c, now, out);
             return true;
         }
         table_.follow(d);
@@ -233,75 +210,43 @@ private:
             }
         }
         if (&queue == &spills_ && params_.when_full != full_policy::fail) table_.set_timer(d, head.asked + patience());
-        park(d, queue, need);
-        return false;
+        return park(d, queue, need, oldest(d).id);
     }
 
-    route find_way(const target& to, instant now, actions& out) {
-        route found;
-        found.missing.push_back(&to);
-        for (const auto* jump = to.jump(); jump != nullptr; jump = jump->jump()) {
-            if (auto* d = table_.find_door(*jump)) {
-                found.base = open_link(*d, now, out);
-                if (found.base == nullptr) found.base = d->opening;
-                if (found.base != nullptr) return found;
-            }
-            found.missing.push_back(jump);
-        }
-        return found;
-    }
-    /// A connection to run another one through. One that was silent for too long is asked first whether it lives.
-    pooled_connection* open_link(door& d, instant now, actions& out) {
-        pooled_connection* silent = nullptr;
-        for (auto* c = d.members.front(); c != nullptr;) {
-            auto* next = d.members.after(*c);
-            if (c->is_expired(now)) {
-                retire(*c, close_reason::ttl, now, out);
-            } else if (c->probing || !c->is_healthy(now, params_.health_check_interval)) {
-                if (silent == nullptr || c->probing) silent = c;
-            } else {
-                return c;
-            }
-            c = next;
-        }
-        if (silent != nullptr && !silent->probing) start_probe(*silent, out);
-        return silent;
-    }
-    static std::size_t links_of(const route& way, const target& link) {
-        return static_cast<std::size_t>(std::count_if(way.missing.begin(), way.missing.end(), [&](const target* t) { return t->key() == link.key(); }));
-    }
-
-    void open_way(const route& way, door& d, const waiter& head, actions& out) {
-        auto* via = way.base;
-        const bool now = way.starts_now();
-        for (auto link = way.missing.rbegin(); link != way.missing.rend(); ++link) {
-            auto& of = *link == way.missing.front() ? d : table_.door_of(**link);
-            auto& c = plan(of, **link, via);
-            c.planned_for = head.id;
-            if (now && link == way.missing.rbegin()) start(c, out);
-            via = &c;
-        }
-    }
-
-    bool handshake_allowed(door& d, host_state* host, waiter_id as) {
-        if (handshakes_ >= params_.max_handshakes) {
-            park(d, by_handshakes_, 0, as);
-            return false;
-        }
-        if (host != nullptr && host->handshakes >= params_.max_handshakes_per_host) {
-            park(d, host->at_limit, 0, as);
-            return false;
-        }
+    /// What the caller would have to be connected to has just failed: it is told so, or waits for the next try.
+    bool held_back(door& d, const waiter& w, const setback& s, const target& link, bool spill, instant now, actions& out) {
+        if (spill || (params_.when_backing_off == backing_off_policy::wait && s.until < w.deadline)) return wait_for(d, link, s.until);
+        for (auto* counters : {&totals_, &d.key->counters}) ++counters->backed_off;
+        fail(*table_.find_waiter(w.id), {make_error(errc::host_backing_off), d.key->name, "waiting", setback_text(w.to, link, s, now)}, out);
         return true;
     }
-    void park(door& d, parking& at, std::size_t demand = 0, waiter_id as = 0) {
-        d.parked_in = &at;
-        d.parked_as = as != 0 ? as : d.waiters.front()->id;
-        d.parked_demand = demand;
-        at.demand += demand;
-        at.doors.insert({d.parked_as, &d});
-        table_.follow(d);
-        if (at.why == limit::host_handshakes) table_.hold(*static_cast<host_state*>(at.owner));
+
+    /// A host to be kept connected has no connection, or one that expires soon.
+    void warm_up(door& d, instant now, actions& out) {
+        const auto from = warm_from(d);
+        if (now < from) {
+            if (from != instant::max()) wait_until(d, from);
+            return;
+        }
+        const auto place = d.warm->place;
+        const auto way = find_way(d.warm->to, now, out);
+        if (const auto [setback, link] = obstacle(way, now); setback != nullptr) return void(wait_for(d, *link, setback->until));
+        if (d.key->connecting > 0) return void(park(d, d.key->behind_connect, 0, place));
+        if (const auto* full = full_link(way, d)) {
+            auto& key = full == way.missing.front() ? *d.key : *table_.find_key(full->key());
+            return void(park(d, key.at_limit, 0, place));
+        }
+        if (way.starts_now() && !handshake_allowed(d, *way.missing.back(), place, now)) return;
+        if (!nobody_waits_for_a_place() || way.missing.size() > free_slots()) return void(park(d, warms_, 0, place));
+        open_way(way, d, place, now, out);
+    }
+    /// From when on: a connect that takes as long as it may should end before the last connection expires.
+    instant warm_from(const door& d) const noexcept {
+        if (d.usable == 0) return d.warm->not_before;
+        auto last = instant::min();
+        for (const auto* c = d.members.front(); c != nullptr; c = d.members.after(*c)) last = std::max(last, c->expires);
+        if (last == instant::max()) return last;
+        return last - std::min(instant{params_.connect_timeout}, instant{params_.connection_ttl} / 4);
     }
 
     /// The key has as many connections as it may: one of another identity, policy or jump goes if it was idle for long enough, or, when

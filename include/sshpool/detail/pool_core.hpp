@@ -1,6 +1,6 @@
 #pragma once
 
-#include <sshpool/detail/pool_admission.hpp>
+#include <sshpool/detail/pool_failures.hpp>
 
 #include <algorithm>
 #include <chrono>
@@ -9,7 +9,6 @@
 #include <optional>
 #include <source_location>
 #include <string>
-#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -20,10 +19,10 @@ namespace sshpool::detail {
 /// Each event takes the time at which it happened and appends what is to be done. Whatever is due by then is done first, in order of time.
 /// Ids that are no longer known are ignored, because events race with closes.
 /// **Threads**: none of its own; one call at a time.
-class pool_core : private pool_admission {
+class pool_core : private pool_failures {
 public:
-    /// `params` were validated. The seed feeds the jitter of the TTL and nothing else.
-    pool_core(const pool_params& params, std::uint64_t seed) : pool_admission(params, seed) {}
+    /// `params` were validated. The seed feeds the jitter and nothing else.
+    pool_core(const pool_params& params, std::uint64_t seed) : pool_failures(params, seed) {}
 
     void acquire(instant now, waiter_id id, const target& to, instant deadline, asking how, std::source_location where, actions& out) {
         advance(now, out);
@@ -72,6 +71,7 @@ public:
         measure(phases);
         connect_time_.add(phases.total());
         c->key->connect_time.add(phases.total());
+        connect_succeeded(*c, now, out);
         auto event = event_of(event_kind::connected, *c);
         event.phases = phases;
         announce(out, std::move(event));
@@ -92,26 +92,8 @@ public:
         advance(now, out);
         auto* c = table_.find(id);
         if (c == nullptr || c->state != connection_state::opening) return;
-        auto& d = *c->home;
-        const target tried = c->to;
-        const bool unpooled = c->unpooled;
         measure(phases);
-        for (auto* counters : {&totals_, &d.key->counters}) ++counters->connect_failures[cause_of(why.code)];
-        d.key->last_failure = failure{why, now};
-        auto event = event_of(event_kind::connect_failed, *c);
-        event.error = why;
-        event.phases = phases;
-        announce(out, std::move(event));
-        fail_dependents(*c, tried, why, 1, now, out);
-        leave_connecting(*c);
-        remove(*c, now, out);
-        if (unpooled) {
-            fail_waiters(d, tried, 0, why, 1, out);
-        } else if (d.usable > 0 || d.unpooled_opening > 0) {
-            back_off(d, now);
-        } else {
-            fail_waiters(d, tried, 0, why, all_of_them, out);
-        }
+        connect_failed(*c, why, phases, now, out);
         conclude(now, out);
     }
 
@@ -121,6 +103,7 @@ public:
         auto* c = table_.find(id);
         auto* slot = c != nullptr ? c->find_lease(lease) : nullptr;
         if (slot == nullptr) return;
+        heard_something(heard, now, out);
         take_back(*c, *slot, now, heard, out);
         if (!c->home->waiters.empty()) touch(*c->home);
         conclude(now, out);
@@ -153,6 +136,8 @@ public:
             announce(out, std::move(event));
             close(*c, close_reason::unhealthy, result, now, out);
         } else {
+            heard_something(now, now, out);
+            c->suspect = false;
             c->heard = std::max({c->heard, std::min(heard, now), now});  // the answer itself was heard
             if (c->lendable()) c->home->list(*c);
             arm(*c, now);
@@ -193,7 +178,10 @@ public:
 
     void invalidate(instant now, std::string_view key, actions& out) {
         advance(now, out);
-        if (const auto* k = table_.find_key(key)) retire_all(k->all, close_reason::invalidated, now, out);
+        setbacks_.forget(key);
+        look_again(back_off_book::endpoint_of(key));
+        if (const auto* k = table_.find_key(key)) return retire_all(k->all, close_reason::invalidated, now, out);
+        conclude(now, out);
     }
     /// A principal's label, also where it names only a part of the credentials, or a credentials' identity. Looks at every identity there is.
     void invalidate_identity(instant now, std::string_view identity, actions& out) {
@@ -202,7 +190,46 @@ public:
     }
     void close_all(instant now, actions& out) {
         advance(now, out);
+        setbacks_.clear();
+        table_.for_each_door([this](door& d) { touch(d); });
         retire_all(table_.all, close_reason::invalidated, now, out);
+    }
+
+    /// These hosts are kept connected from now on. One that is kept already by that key is replaced.
+    void keep_warm(instant now, const std::vector<target>& targets, actions& out) {
+        advance(now, out);
+        if (closed_) return;
+        for (const auto& to : targets) {
+            if (auto* before = table_.keep_warm(to, first_warm_place + ++serial_)) cool_down(*before, now);
+            touch(table_.door_of(to));
+        }
+        conclude(now, out);
+    }
+    void forget_warm(instant now, std::string_view key, actions& out) {
+        advance(now, out);
+        if (auto* d = table_.forget_warm(key)) cool_down(*d, now);
+        conclude(now, out);
+    }
+
+    /// The machine slept for that long, and the clock of the pool stood still meanwhile. Nothing idle is lent before it was asked whether it lives, and
+    /// what would have expired meanwhile does so within a while, not all at once.
+    void suspended(instant now, std::chrono::nanoseconds slept, actions& out) {
+        advance(now, out);
+        woke_at_ = now;
+        for (auto* c = table_.all.front(); c != nullptr; c = table_.all.after(*c)) {
+            if (c->state != connection_state::open) continue;
+            c->suspect = true;
+            if (c->expires == instant::max() || !c->usable()) continue;
+            const auto spread = std::abs(jitter_.draw()) * static_cast<double>(std::min(instant{params_.connection_ttl} / 4, longest_spread).count());
+            c->expires = std::min(c->expires, std::max(c->expires - slept, now + instant{1} + instant{static_cast<instant::rep>(spread)}));
+            arm(*c, now);
+            if (c->home->warm != nullptr) touch(*c->home);
+        }
+        pool_event event;
+        event.kind = event_kind::suspended;
+        event.duration = slept;
+        announce(out, std::move(event));
+        conclude(now, out);
     }
 
     /// Refuses new callers, answers the waiting ones, lets the leased connections drain. `act::drained` follows when nothing is left.
@@ -212,6 +239,7 @@ public:
         for (auto* w : table_.waiters_by_age()) {
             fail(*w, {make_error(errc::pool_closed), w->home->key->name, "waiting", "the pool was shut down while waiting for " + w->home->key->name}, out);
         }
+        for (const auto& key : table_.warm_keys()) touch(*table_.forget_warm(key));
         retire_all(table_.all, close_reason::shutdown, now, out);
     }
     /// After `shut_down`: closes also what is leased.
@@ -301,9 +329,8 @@ public:
     }
 
 private:
-    static constexpr instant first_backoff = std::chrono::milliseconds{250};
-    static constexpr instant longest_backoff = std::chrono::seconds{30};
-    static constexpr auto all_of_them = ~std::size_t{0};
+    static constexpr waiter_id first_warm_place = waiter_id{1} << 63U;  // in queues, behind every caller
+    static constexpr instant longest_spread = std::chrono::minutes{1};
 
     void conclude(instant now, actions& out) {
         if (!dirty_.empty() || !retry_.empty() || !needs_.doors.empty() || !spills_.doors.empty()) settle(now, out);
@@ -371,39 +398,6 @@ private:
             if (child->state == connection_state::planned) touch(*child->home);
         }
     }
-    /// What was to run through a connection that could not be opened cannot be opened either.
-    void fail_dependents(pooled_connection& c, const target& tried, const error_info& why, std::size_t jumps, instant now, actions& out) {
-        while (auto* child = c.dependents.front()) {
-            auto& d = *child->home;
-            const error_info info{make_error(errc::jump_failed), d.key->name, "jump host", "the jump host " + tried.key() + " could not be used: " + why.text};
-            fail_dependents(*child, tried, why, jumps + 1, now, out);
-            forget_planned(*child, now, out);
-            d.key->last_failure = failure{info, now};
-            if (d.usable > 0) {
-                back_off(d, now);
-            } else {
-                fail_waiters(d, tried, jumps, info, all_of_them, out);
-            }
-        }
-    }
-    /// Fails those who would have tried the same secrets. Others may share the door under one principal.
-    void fail_waiters(door& d, const target& tried, std::size_t jumps, const error_info& why, std::size_t at_most, actions& out) {
-        for (auto* w = d.waiters.front(); w != nullptr && at_most > 0;) {
-            auto* next = d.waiters.after(*w);
-            const auto* link = &w->to;
-            for (std::size_t i = 0; i < jumps && link != nullptr; ++i) link = link->jump();
-            if (link != nullptr && link->credential_digest() == tried.credential_digest()) {
-                fail(*w, why, out);
-                --at_most;
-            }
-            w = next;
-        }
-    }
-    static void back_off(door& d, instant now) {
-        d.backoff = d.backoff == instant{} ? first_backoff : std::min(2 * d.backoff, longest_backoff);
-        d.not_before = now + d.backoff;
-    }
-
     void time_out(waiter& w, instant now, actions& out) {
         auto& key = *w.home->key;
         error_info info{make_error(errc::acquire_timeout), key.name, "waiting", wait_text(w, figures(), params_, now)};
@@ -416,17 +410,29 @@ private:
         announce(out, std::move(event));
     }
     void attend(pooled_connection& c, instant now, actions& out) {
-        if (c.is_expired(now)) return retire(c, close_reason::ttl, now, out);
-        if (!c.probing && c.is_idle(now, params_.idle_timeout)) return retire(c, close_reason::idle, now, out);
-        if (!c.probing && c.leases == 0 && !c.is_healthy(now, params_.health_check_interval)) start_probe(c, out);
+        if (c.leases != 0 && params_.max_lease_time.count() > 0) tell_long_leases(c, now, out);
+        if (c.usable()) {
+            if (c.is_expired(now)) return retire(c, close_reason::ttl, now, out);
+            if (!c.probing && c.home->warm == nullptr && c.is_idle(now, params_.idle_timeout)) return retire(c, close_reason::idle, now, out);
+            if (!c.probing && c.leases == 0 && !c.is_healthy(now, params_.health_check_interval)) start_probe(c, out);
+        }
         arm(c, now);
     }
-
-    static errc cause_of(const std::error_code& code) noexcept {
-        for (const auto& entry : errors) {
-            if (code == entry.value) return entry.value;
+    void tell_long_leases(pooled_connection& c, instant now, actions& out) {
+        for (auto& slot : c.slots) {
+            if (slot.lease == 0 || slot.told || now < slot.since + instant{params_.max_lease_time}) continue;
+            slot.told = true;
+            for (auto* counters : {&totals_, &c.key->counters}) ++counters->long_leases;
+            auto event = event_of(event_kind::lease_too_long, c);
+            event.where = slot.where;
+            event.duration = now - slot.since;
+            announce(out, std::move(event));
         }
-        return errc{};
+    }
+    /// It is not kept connected any more: its idle timeout counts again.
+    void cool_down(door& d, instant now) {
+        for (auto* c = d.members.front(); c != nullptr; c = d.members.after(*c)) arm(*c, now);
+        touch(d);
     }
     void measure(const connect_phases& phases) noexcept {
         if (phases.tcp.count() > 0) connect_tcp_.record(phases.tcp);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <sshpool/detail/back_off.hpp>
 #include <sshpool/detail/connection_table.hpp>
 
 #include <chrono>
@@ -57,14 +58,28 @@ inline std::string wait_text(const waiter& w, const pool_figures& f, const pool_
     return text;
 }
 
+/// Why a host is not tried now, and when it is: everything that a caller who was sent away would ask.
+inline std::string setback_text(const target& to, const target& link, const setback& s, instant now) {
+    auto text = link == to ? to.key() : to.key() + " is reached through " + link.key() + ", which";
+    const auto ago = in_seconds(now - s.failed) + " ago";
+    text += s.refused ? " refused this login " + ago : s.login ? " could not be logged in to " + ago : " could not be reached " + ago;
+    if (s.failures > 1) text += ", the " + std::to_string(s.failures) + ". time in a row";
+    text += ", and is not tried again for " + in_seconds(s.until - now) + (s.refused ? " (pool_params::auth_cooldown)" : " (pool_params::backoff_initial)");
+    return text + ": " + failure_line(failure{s.cause, s.failed});
+}
+
 inline std::string limit_line(const parking& at, const pool_figures& f, const pool_params& p) {
     switch (at.why) {
         case limit::handshakes:
             return "a handshake: " + of_limit(f.handshakes, p.max_handshakes) + " under way (pool_params::max_handshakes)";
         case limit::host_handshakes: {
             const auto& host = *static_cast<const host_state*>(at.owner);
-            return "a handshake with " + host.name + ": " + of_limit(host.handshakes, p.max_handshakes_per_host) +
-                   " under way (pool_params::max_handshakes_per_host)";
+            return "a handshake with " + host.name + ": " + std::to_string(host.handshakes) + " under way (pool_params::max_handshakes_per_host)";
+        }
+        case limit::host_logins: {
+            const auto& host = *static_cast<const host_state*>(at.owner);
+            return "other first logins to " + host.name + " to end: " + std::to_string(host.unproven) +
+                   " under way that might be refused, and sshd locks out who is refused too often (see its PerSourcePenalties)";
         }
         case limit::key_connections: {
             const auto& key = *static_cast<const key_state*>(at.owner);
@@ -75,6 +90,7 @@ inline std::string limit_line(const parking& at, const pool_figures& f, const po
             return "another connect to the host to end";
         case limit::connections:
         case limit::connections_spill:
+        case limit::connections_warm:
             return "a free place in the pool: " + of_limit(f.size, p.max_connections) + " taken (pool_params::max_connections)";
         case limit::none:
             break;
@@ -155,6 +171,9 @@ inline pool_stats stats_of(const key_counters& n) {
     s.wait_timeouts = n.wait_timeouts;
     s.unpooled_connections = n.unpooled;
     s.evicted_before_reuse = n.evicted_before_reuse;
+    s.backed_off = n.backed_off;
+    s.busy_retries = n.busy_retries;
+    s.long_leases = n.long_leases;
     return s;
 }
 

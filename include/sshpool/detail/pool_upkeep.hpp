@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -38,8 +39,15 @@ protected:
     void loosen(parking& p) {
         p.tried = 0;
         if (p.doors.empty() || std::exchange(p.retrying, true)) return;
-        if (p.why == limit::host_handshakes) table_.hold(*static_cast<host_state*>(p.owner));
+        hold_host(p);
         retry_.push_back(&p);
+    }
+    /// A host stays known while somebody waits at one of its limits.
+    void hold_host(const parking& p) {
+        if (p.why == limit::host_handshakes || p.why == limit::host_logins) table_.hold(*static_cast<host_state*>(p.owner));
+    }
+    void release_host(const parking& p) {
+        if (p.why == limit::host_handshakes || p.why == limit::host_logins) table_.release(*static_cast<host_state*>(p.owner));
     }
 
     static void announce(actions& out, pool_event event) { out.emplace_back(act::announce{std::move(event)}); }
@@ -69,17 +77,26 @@ protected:
         run_through(c, via);
         return c;
     }
-    void start(pooled_connection& c, actions& out) {
+    /// Nobody has logged in there with these credentials since they were refused, or ever.
+    static bool is_unproven(const key_state* key, const target& to) { return key == nullptr || key->proven != to.credential_digest(); }
+    void start(pooled_connection& c, instant now, actions& out) {
         c.state = connection_state::opening;
+        c.started = now;
         c.handshaking = true;
+        c.unproven = is_unproven(c.key, c.to);
         ++handshakes_;
         ++c.host->handshakes;
+        if (c.unproven) ++c.host->unproven;
         out.emplace_back(act::open{c.id, c.to, c.via != nullptr ? c.via->id : 0});
     }
     void finish_handshake(pooled_connection& c) {
         if (!std::exchange(c.handshaking, false)) return;
         --handshakes_;
         --c.host->handshakes;
+        if (std::exchange(c.unproven, false)) {
+            --c.host->unproven;
+            loosen(c.host->at_login_limit);
+        }
         loosen(by_handshakes_);
         loosen(c.host->at_limit);
     }
@@ -104,10 +121,9 @@ protected:
         c.opened_serial = c.use_serial = c.idle_serial = ++serial_;
         ++totals_.created;
         ++c.key->counters.created;
+        if (++c.host->open == 1) ++connected_hosts_;
         auto& d = *c.home;
         d.last_opened = now;
-        d.backoff = {};
-        d.not_before = instant::min();
         if (c.unpooled) {
             c.retired = close_reason::discarded;
             c.capacity = 1;
@@ -145,6 +161,7 @@ protected:
         c.last_used = now;
         ++c.use_count;
         if (c.lendable()) d.list(c);
+        if (params_.max_lease_time.count() > 0) rearm_if_earlier(c, now);
         return lease;
     }
     /// True if the connection is the pool's own afterwards: it was neither closed nor is it closing.
@@ -153,6 +170,7 @@ protected:
         c.end_lease(slot);
         if (c.state != connection_state::open) return;
         auto& d = *c.home;
+        if (heard > woke_at_) c.suspect = false;
         c.heard = std::max(c.heard, std::min(heard, now));
         c.last_used = now;
         c.use_serial = ++serial_;
@@ -201,7 +219,7 @@ protected:
         if (lent_until_now) {
             leave_usable(c);
             c.retired = reason;
-            table_.arm(c, std::nullopt);
+            arm(c, now);
             touch(*c.home);
         }
         const bool all = reason == close_reason::invalidated || reason == close_reason::discarded || reason == close_reason::shutdown;
@@ -219,6 +237,8 @@ protected:
         } else {
             if (c.usable()) leave_usable(c);
             if (!c.unpooled) --(c.leases == 0 ? idle_ : in_use_);
+            if (--c.host->open == 0) --connected_hosts_;
+            come_back_apart(*c.home, now);
             count_close(c, reason);
             auto event = event_of(event_kind::closed, c, reason);
             event.error = why;
@@ -257,6 +277,7 @@ protected:
             loosen(spills_);
         } else {
             --size_;
+            room_for_warm_ = true;
             if (c.state == connection_state::closing) {
                 --closing_;
                 --key.closing;
@@ -283,18 +304,29 @@ protected:
 
     /// When the pool has to do something about this connection by itself.
     std::optional<instant> due(const pooled_connection& c, instant now) const {
-        if (!c.usable()) return std::nullopt;
-        auto when = c.expires;
-        const auto interval = instant{params_.health_check_interval};
-        const auto timeout = instant{params_.idle_timeout};
-        if (c.leases != 0) {  // whenever it comes back, nothing is due before this: returning it need not touch the deadlines
-            if (interval.count() > 0) when = std::min(when, now + interval);
-            if (timeout.count() > 0) when = std::min(when, now + timeout);
-        } else if (!c.probing) {
-            if (interval.count() > 0) when = std::min(when, c.heard + interval);
-            if (timeout.count() > 0 && c.pins == 0) when = std::min(when, c.idle_since + timeout);
+        auto when = instant::max();
+        if (c.leases != 0 && params_.max_lease_time.count() > 0) when = first_long_lease(c);
+        if (c.usable()) {
+            when = std::min(when, c.expires);
+            const auto interval = instant{params_.health_check_interval};
+            const auto timeout = c.home->warm == nullptr ? instant{params_.idle_timeout} : instant{};
+            if (c.leases != 0) {  // whenever it comes back, nothing is due before this: returning it need not touch the deadlines
+                if (interval.count() > 0) when = std::min(when, now + interval);
+                if (timeout.count() > 0) when = std::min(when, now + timeout);
+            } else if (!c.probing) {
+                if (interval.count() > 0) when = std::min(when, c.heard + interval);
+                if (timeout.count() > 0 && c.pins == 0) when = std::min(when, c.idle_since + timeout);
+            }
         }
         return when == instant::max() ? std::nullopt : std::optional{when};
+    }
+    /// When the first of its leases that nobody was told of yet will have been held for too long.
+    instant first_long_lease(const pooled_connection& c) const noexcept {
+        auto when = instant::max();
+        for (const auto& slot : c.slots) {
+            if (slot.lease != 0 && !slot.told) when = std::min(when, slot.since + instant{params_.max_lease_time});
+        }
+        return when;
     }
     void arm(pooled_connection& c, instant now) { table_.arm(c, due(c, now)); }
     void rearm_if_earlier(pooled_connection& c, instant now) {
@@ -327,6 +359,7 @@ protected:
         e.kind = kind;
         e.key = c.key->name;
         e.connection_id = c.id;
+        if (kind == event_kind::connected || kind == event_kind::connect_failed || kind == event_kind::backing_off) e.identity = c.identity->name;
         e.reason = reason;
         return e;
     }
@@ -343,12 +376,16 @@ protected:
     std::size_t idle_ = 0;
     std::size_t unpooled_ = 0;
     std::size_t handshakes_ = 0;
+    std::size_t connected_hosts_ = 0;
     moving_mean connect_time_;
     key_counters totals_;
 
     parking by_handshakes_{limit::handshakes};
     parking needs_{limit::connections};         // doors without a connection, at the bound of the pool
     parking spills_{limit::connections_spill};  // doors that want an extra one, at the bound of the pool
+    parking warms_{limit::connections_warm};    // doors to be kept connected, for which the pool has no place just now
+    bool room_for_warm_ = false;                // they have not been looked at since a place became free
+    instant woke_at_ = instant::min();          // the machine slept until then
     std::vector<door*> dirty_;                  // a heap: the door of the oldest waiter first
     std::vector<parking*> retry_;
 
@@ -368,6 +405,11 @@ private:
         if (via.leases == 0) via.idle_since = now;
         place(via);
         rearm_if_earlier(via, now);
+    }
+    /// What several pools lost at one moment, when an sshd was restarted, comes back at several.
+    void come_back_apart(door& d, instant now) {
+        if (d.warm == nullptr || d.usable > 0) return;
+        d.warm->not_before = now + instant{static_cast<instant::rep>(std::abs(jitter_.draw()) * static_cast<double>(instant{params_.backoff_initial}.count()))};
     }
     void leave_usable(pooled_connection& c) {
         auto& d = *c.home;

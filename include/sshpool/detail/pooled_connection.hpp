@@ -24,6 +24,7 @@ struct door;
 struct key_state;
 struct host_state;
 struct identity_state;
+struct warm_host;
 
 enum class connection_state : std::uint8_t {
     planned,  ///< its slot is reserved; it opens once the jump host is open
@@ -38,6 +39,7 @@ struct lease_slot {
     instant since{};
     std::source_location where;
     std::size_t next_free = 0;
+    bool told = false;  ///< that it is held for too long
 };
 
 enum class idle_place : std::uint8_t { none, fresh, ripening, ripe };
@@ -57,6 +59,8 @@ struct pooled_connection {
     bool handshaking = false;
     bool was_open = false;
     bool in_serving = false;
+    bool suspect = false;   ///< the machine slept since it was last heard of
+    bool unproven = false;  ///< its login may be refused, and counts among those that sshd punishes
     idle_place idleness = idle_place::none;
     std::optional<close_reason> retired;  ///< lent no more, for this reason; closes when nobody needs it
     std::size_t leases = 0;
@@ -82,6 +86,7 @@ struct pooled_connection {
     std::size_t learned_capacity = 0;  ///< 0: nothing was learned
     pooled_connection* via = nullptr;
     waiter_id planned_for = 0;  ///< its place in a queue while it is planned
+    instant started{};
     instant created{};
     instant open_took{};
     list_hook<pooled_connection> in_all, in_key, in_identity, in_members, in_dependents;
@@ -89,7 +94,7 @@ struct pooled_connection {
 
     bool is_expired(instant now) const noexcept { return now >= expires; }
     bool is_idle(instant now, instant timeout) const noexcept { return leases == 0 && pins == 0 && timeout.count() > 0 && now - idle_since >= timeout; }
-    bool is_healthy(instant now, instant interval) const noexcept { return interval.count() == 0 || now - heard < interval; }
+    bool is_healthy(instant now, instant interval) const noexcept { return !suspect && (interval.count() == 0 || now - heard < interval); }
     /// Part of the pool: may be lent now or when a lease comes back or its probe is answered.
     bool usable() const noexcept { return state == connection_state::open && !retired && !unpooled; }
     bool lendable() const noexcept { return usable() && !probing && leases < capacity; }
@@ -108,6 +113,7 @@ struct pooled_connection {
         slot.lease = (serial << slot_bits) | index;
         slot.since = now;
         slot.where = where;
+        slot.told = false;
         ++leases;
         return slot.lease;
     }
@@ -189,7 +195,7 @@ struct waiter {
     list_hook<waiter> in_door{};
 };
 
-enum class limit { none, handshakes, host_handshakes, key_connections, key_connects, connections, connections_spill };
+enum class limit { none, handshakes, host_handshakes, host_logins, key_connections, key_connects, connections, connections_spill, connections_warm };
 
 /// Doors held up by one limit, oldest waiter first.
 struct parking {
@@ -220,14 +226,14 @@ struct door {
     intrusive_list<pooled_connection, &pooled_connection::in_members> members;  ///< the usable ones
 
     instant last_opened = instant::min();
-    instant backoff{};  ///< how long the next failed extra connect makes us wait
-    instant not_before = instant::min();
+    warm_host* warm = nullptr;     ///< it is kept connected
+    bool several_secrets = false;  ///< its callers share a principal, not the secrets
     std::optional<instant> timer;
     parking* parked_in = nullptr;
     waiter_id parked_as = 0;
     std::size_t parked_demand = 0;
     bool following = false;  ///< wants to know what becomes of its jump hosts
-    list_hook<door> in_key;
+    list_hook<door> in_key, in_host;
     bool dirty = false;
     waiter_id dirty_as = 0;
 
@@ -257,6 +263,7 @@ struct door {
 /// What is counted per key.
 struct key_counters {
     std::uint64_t hits = 0, misses = 0, evictions = 0, health_check_failures = 0, created = 0, wait_timeouts = 0, unpooled = 0, evicted_before_reuse = 0;
+    std::uint64_t backed_off = 0, busy_retries = 0, long_leases = 0;
     counter_by<errc, errors.size() + 1> connect_failures;
     counter_by<close_reason, close_reasons> closed;
 };
@@ -279,6 +286,7 @@ struct key_state {
     moving_mean hold_time;
     key_counters counters;
     std::optional<failure> last_failure;
+    std::string proven;  ///< the digest of the credentials that logged in last
     intrusive_list<pooled_connection, &pooled_connection::in_key> all;
     intrusive_list<door, &door::in_key> doors;
     parking at_limit{limit::key_connections, this};
@@ -293,7 +301,19 @@ struct host_state {
     std::string name;
     std::size_t handshakes = 0;
     std::size_t users = 0;  ///< doors of it, and what waits for it
+    std::size_t open = 0;   ///< open connections
+    intrusive_list<door, &door::in_host> doors;
+    std::size_t unproven = 0;  ///< handshakes whose login may be refused
     parking at_limit{limit::host_handshakes, this};
+    parking at_login_limit{limit::host_logins, this};
+};
+
+/// A host that is kept connected.
+struct warm_host {
+    target to;
+    door* home;
+    waiter_id place;                      ///< in queues: behind all callers
+    instant not_before = instant::min();  ///< what was lost together comes back apart
 };
 
 /// The connections of one identity, so that a revoked key finds them.
