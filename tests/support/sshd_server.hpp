@@ -25,6 +25,7 @@
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 namespace support {
@@ -185,6 +186,7 @@ public:
     void stop() {
         resume();
         kill_all(true);
+        if (!options_.pam.empty()) remove_pam_directories();
     }
     void restart() {
         stop();
@@ -216,10 +218,12 @@ private:
         return o;
     }
 
+    static constexpr unsigned first_user = 60706;  // 60706…61183 belong to nobody by systemd's plan of user numbers
+    static constexpr unsigned users = 478;
     static std::optional<unsigned> pick_user() {
         if (::geteuid() != 0) return std::nullopt;
         static std::atomic<unsigned> next{0};
-        return 60706U + (static_cast<unsigned>(::getpid()) * 7U + next++) % 478U;  // 60706…61183 belong to nobody by systemd's plan of user numbers
+        return first_user + (static_cast<unsigned>(::getpid()) * 7U + next++) % users;
     }
     static std::string sshd_path() {
         for (const char* path : {"/usr/sbin/sshd", "/usr/bin/sshd", "/usr/local/sbin/sshd"}) {
@@ -246,6 +250,24 @@ private:
         write_file(dir_ / "pam" / "sshd", text);
         write_file(dir_ / "passdb", user() + ":" + password_ + ":sshd\n");
         give_away(dir_ / "passdb");
+    }
+    /// libpam-wrapper makes a directory per process, /tmp/pam.X, of which there can be 62, and leaves it behind when the process is killed. It removes those of
+    /// its own user when it starts; these servers have another user each.
+    static void remove_pam_directories() {
+        std::error_code ec;
+        for (const auto& entry : std::filesystem::directory_iterator("/tmp", ec)) {
+            const auto name = entry.path().filename().string();
+            struct stat status {};
+            if (name.size() != 5 || !name.starts_with("pam.") || ::lstat(entry.path().c_str(), &status) != 0) continue;
+            if (!S_ISDIR(status.st_mode) || status.st_uid < first_user || status.st_uid >= first_user + users) continue;
+            pid_t pid = 0;
+            try {
+                pid = static_cast<pid_t>(std::stol(read_file(entry.path() / "pid")));
+            } catch (const std::exception&) {
+                continue;  // just being made, or just being removed
+            }
+            if (pid > 0 && ::kill(pid, 0) != 0 && errno == ESRCH) std::filesystem::remove_all(entry.path(), ec);
+        }
     }
     static void generate_key(const std::filesystem::path& file, const std::string& type, const std::string& passphrase, bool pem) {
         std::vector<std::string> argv{"ssh-keygen", "-q", "-t", type, "-N", passphrase, "-C", "sshpool test", "-f", file.string()};
@@ -300,6 +322,7 @@ private:
         o.run_as = run_as_;
         o.env = environment();
         if (!options_.pam.empty()) {
+            remove_pam_directories();  // of runs that were killed
             write_pam_service();
             o.env[1] += " " + library("libpam_wrapper.so", "libpam-wrapper");
             o.env.insert(o.env.end(), {"PAM_WRAPPER=1", "PAM_WRAPPER_SERVICE_DIR=" + (dir_ / "pam").string(), "TMPDIR=" + home_.string()});
