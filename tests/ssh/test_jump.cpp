@@ -212,6 +212,50 @@ TEST_CASE("a lost jump host ends what runs through it with a cause that names it
     }
 }
 
+TEST_CASE("whoever hears that a jump host is lost, and closes what runs through it, cannot hide why it ended", "[ssh][jump]") {
+    support::sshd_server bastion;
+    support::sshd_server server;
+    running_transport host(2);  // one thread to wait in, one to close
+    libssh2_transport outer{host.io.get_executor()};
+    libssh2_transport inner{host.io.get_executor()};
+    std::promise<open_report> outer_open;
+    std::promise<open_report> inner_open;
+    open_request<libssh2_transport> request{to(bastion), 10s, 1, 2s, {}, {}};
+    request.observer.lost = [&](error_info) {
+        std::promise<void> closed;
+        inner.close([&] { closed.set_value(); });
+        closed.get_future().wait_for(10s);
+    };
+    outer.open(std::move(request), [&](open_report r) { outer_open.set_value(std::move(r)); });
+    REQUIRE_FALSE(outer_open.get_future().get().error);
+    inner.open({to(server), 10s, 1, 2s, outer, {}}, [&](open_report r) { inner_open.set_value(std::move(r)); });
+    REQUIRE_FALSE(inner_open.get_future().get().error);
+    std::promise<error_info> ended;
+    error_info info;
+    inner.async_run(command("sleep 60"), info, [&](std::error_code, command_result) { ended.set_value(info); });
+    REQUIRE(server.wait_for_log("Starting session: "));
+    bastion.kill_sessions();
+    says(ended.get_future().get().text, "the jump host was lost: " + bastion.address());
+    std::promise<void> closed;
+    outer.close([&] { closed.set_value(); });
+    closed.get_future().get();
+}
+
+TEST_CASE("the fate of a jump host is known through any number of others", "[jump]") {
+    const auto outermost = std::make_shared<detail::connection_fate>();
+    const auto middle = std::make_shared<detail::connection_fate>();
+    detail::connection_fate last;
+    middle->runs_through(outermost);
+    last.runs_through(middle);
+    CHECK(last.cause().empty());
+    outermost->ended("a was cut");
+    outermost->ended("a was closed");
+    CHECK(last.cause() == "the jump host was lost: a was cut");
+    middle->ended("b lost the connection: " + middle->cause());
+    CHECK(last.cause() == "the jump host was lost: b lost the connection: the jump host was lost: a was cut");
+    CHECK(outermost->cause().empty());
+}
+
 TEST_CASE("an execution context may go with sessions in each other, and handles may outlive it", "[ssh][jump]") {
     support::sshd_server bastion;
     support::sshd_server server;
