@@ -1,7 +1,8 @@
 // Runs a program against a private sshd: with_sshd [--expect STATUS] [--addresses N] [--config LINE]... program args...
-// In the arguments {address}, {key}, {known_hosts} and {inventory} are replaced; HOME is a directory whose .ssh/known_hosts trusts the server.
-// Ends with the program's own status, or 1 when that is not the one expected.
+// In the arguments {address}, {key}, {known_hosts}, {inventory}, {log} (sshd's own) and {web} (the port of a web server on loopback) are replaced; HOME is a
+// directory whose .ssh/known_hosts trusts the server. Ends with the program's own status, or 1 when that is not the one expected.
 #include "support/sshd_server.hpp"
+#include "support/web_server.hpp"
 
 #include <cstdlib>
 #include <exception>
@@ -46,7 +47,10 @@ int run(std::vector<std::string> args) {
     std::string inventory = "# the hosts of this test\n\n";
     for (const auto& a : options.addresses) inventory += server.address(a, server.port()) + "\n";
     support::write_file(home / "inventory", inventory);
+    const support::web_server web("a page from inside\n");
     for (auto& a : args) {
+        replace_all(a, "{web}", std::to_string(web.port()));
+        replace_all(a, "{log}", (server.dir() / "log").string());
         replace_all(a, "{address}", server.address());
         replace_all(a, "{key}", server.client_key().string());
         replace_all(a, "{known_hosts}", server.known_hosts().string());
