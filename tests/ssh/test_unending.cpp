@@ -50,7 +50,7 @@ TEST_CASE("a thousand timeouts in a row leak no channel, descriptor or byte, and
     }
     CHECK(late == 0);
     CHECK(open_descriptors() == descriptors);
-    CHECK(resident_bytes() < memory + (std::size_t{1} << 20) * support::slowness * support::slowness);
+    if (support::slowness == 1) CHECK(resident_bytes() < memory + (std::size_t{1} << 20));  // a sanitizer keeps what was freed
     CHECK(support::wait_until([&] { return server.session_processes() <= processes; }));
     CHECK(t.heard->count_lost() == 0);
     // Every slot of the server's ten is free again, but for the neighbour's.
@@ -72,8 +72,9 @@ TEST_CASE("a thousand channels that are left in the middle leak nothing either",
         asio::cancellation_signal stop;
         auto opening = t.connection.async_open("cat", asio::bind_cancellation_slot(stop.slot(), asio::use_future));
         if (i % 3 == 0) {
-            asio::post(t.io, [&] { stop.emit(asio::cancellation_type::total); });
-            end_of(std::move(opening));
+            auto stopped = asio::post(t.io, asio::use_future([&] { stop.emit(asio::cancellation_type::total); }));
+            end_of(std::move(opening));  // whichever came first
+            end_of(std::move(stopped));
         } else {
             auto c = end_of(std::move(opening)).result;
             REQUIRE(c);
@@ -87,7 +88,7 @@ TEST_CASE("a thousand channels that are left in the middle leak nothing either",
         }
     }
     CHECK(open_descriptors() == descriptors);
-    CHECK(resident_bytes() < memory + (std::size_t{1} << 20) * support::slowness * support::slowness);
+    if (support::slowness == 1) CHECK(resident_bytes() < memory + (std::size_t{1} << 20));  // a sanitizer keeps what was freed
     CHECK(support::wait_until([&] { return server.session_processes() <= 2; }));
     CHECK(t.heard->count_lost() == 0);
     CHECK(t.run("echo on").result.out == "on\n");

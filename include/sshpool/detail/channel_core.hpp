@@ -137,7 +137,9 @@ private:
 
     template <class Result, class Handler, class Add>
     void call(Handler handler, error_info* details, Add add) {
-        const auto who = std::make_shared<handler_awaiter<Handler, Result>>(std::move(handler), executor_, details);
+        const auto executor = session_->executor();
+        if (!executor) return;  // its context has gone: nothing completes there any more
+        const auto who = std::make_shared<handler_awaiter<Handler, Result>>(std::move(handler), *executor, details);
         on_cancellation(who->handler_, [session = std::weak_ptr{session_}, core = std::weak_ptr{self()}, weak = std::weak_ptr{who}] {
             if (const auto s = session.lock())
                 s->change([core, weak] {
