@@ -68,7 +68,7 @@ void check_cuts(executor& ex, const create_request& wish, const std::vector<plac
 
 }  // namespace
 
-TEST_CASE("a connection cut in the middle of a step: done again where that is safe, else the step is named; nothing is left behind (registry)") {
+TEST_CASE("a connection cut in the middle of a step, done again where that is safe and else named, and nothing is left behind (registry)") {
     executor ex;
     const registry images("user", "open sesame");
     auto wish = executor::box("pod_1");
@@ -83,7 +83,7 @@ TEST_CASE("a connection cut in the middle of a step: done again where that is sa
         CHECK_FALSE(std::filesystem::exists(words.substr(at + 9, words.find('\n', at + 9) - at - 9)));
 }
 
-TEST_CASE("a connection cut in the middle of a step: done again where that is safe, else the step is named; nothing is left behind (container)") {
+TEST_CASE("a connection cut in the middle of a step, done again where that is safe and else named, and nothing is left behind (container)") {
     executor ex;
     const support::temp_dir dir;
     auto wish = executor::box("pod_1");

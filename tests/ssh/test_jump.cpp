@@ -307,7 +307,7 @@ TEST_CASE("a tunnel keeps the jump host's connection and its share of it", "[ssh
     CHECK(support::wait_until([&] { return bastion.session_processes() == 0; }));
 }
 
-TEST_CASE("twenty targets behind one jump host share one connection to it; its loss names it, and the next commands succeed", "[ssh][jump]") {
+TEST_CASE("twenty targets behind one jump host share one connection to it, whose loss names it, and the next commands succeed", "[ssh][jump]") {
     support::sshd_server bastion({"MaxStartups 100"});
     support::sshd_server::options o;
     o.config = {"MaxStartups 100"};

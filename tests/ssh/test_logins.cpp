@@ -292,7 +292,7 @@ TEST_CASE("a certificate that is expired or for somebody else is refused by name
     }
 }
 
-TEST_CASE("an RSA certificate is passed over and said so; its key logs in by itself", "[ssh][logins]") {
+TEST_CASE("an RSA certificate is passed over and said so, its key logs in by itself", "[ssh][logins]") {
     const authority ca;
     const auto stranger = ca.server->make_stranger_key("rsa");
     ca.sign(stranger);

@@ -127,6 +127,14 @@ def check_layout():
     return faults, len(files)
 
 
+def check_names():
+    """CMake splits a test's name at each semicolon, and then looks for tests that nobody wrote."""
+    sources = sorted((ROOT / "tests").rglob("*.cpp"))
+    names = [(f, name) for f in sources for name in re.findall(r'\bTEST_CASE\(\s*"((?:[^"\\]|\\.)*)"', f.read_text())]
+    faults = [f"{f.relative_to(ROOT)}: the name of a test holds a semicolon: {name}" for f, name in names if ";" in name]
+    return faults, len(names)
+
+
 def check_umbrella():
     public = {n for n in headers() if not n.startswith("detail/")} - {"sshpool", "prometheus"}
     there = {i[len("sshpool/"):-len(".hpp")] for i in includes(HEADERS / "sshpool.hpp")}
@@ -208,7 +216,7 @@ def main(args):
     if args[:1] == ["snippets"] and len(args) == 3:
         write_snippets(args[1], args[2])
         return 0
-    checks = {"floors": check_floors, "sizes": check_sizes, "layout": check_layout, "umbrella": check_umbrella, "readme": check_readme, "dashboard": check_dashboard}
+    checks = {"floors": check_floors, "sizes": check_sizes, "layout": check_layout, "names": check_names, "umbrella": check_umbrella, "readme": check_readme, "dashboard": check_dashboard}
     if len(args) != 1 or args[0] not in checks:
         print(f"usage: check_tree.py {'|'.join(checks)} | snippets README TARGET", file=sys.stderr)
         return 2
