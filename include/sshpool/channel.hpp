@@ -176,7 +176,7 @@ private:
         if (!executor) return;  // its context has gone: nothing completes there any more
         const auto core = std::make_shared<detail::channel_core>(std::move(owner), std::move(share), *executor, std::forward<What>(what)...);
         const auto who = std::make_shared<detail::handler_awaiter<Handler, channel>>(std::move(handler), *executor, details);
-        detail::on_cancellation(who->handler_, [weak = std::weak_ptr{core}] {
+        detail::on_cancellation(who->handler(), [weak = std::weak_ptr{core}] {
             if (const auto c = weak.lock()) c->cancel_open();
         });
         core->start(timeout, [weak = std::weak_ptr{core}, who](error_info error) {

@@ -71,26 +71,26 @@ TEST_CASE("dropbear: streams, tunnels and files on one connection", "[ssh][dropb
     running_transport t;
     REQUIRE_FALSE(t.open(to(server)).error);
     auto stream = open_channel(t, "cat");
-    REQUIRE(end_of(asio::async_write(stream, asio::buffer("there and back", 14), asio::use_future)).result == 14);
+    REQUIRE(end_of(asio::async_write(stream, asio::buffer("there and back", 14), as_end)).result == 14);
     std::string back(14, '\0');
-    CHECK(end_of(asio::async_read(stream, asio::buffer(back), asio::use_future)).result == 14);
+    CHECK(end_of(asio::async_read(stream, asio::buffer(back), as_end)).result == 14);
     CHECK(back == "there and back");
 
-    auto tunnel = end_of(t.connection.async_open_tcp(server.host(), server.port(), asio::use_future));
+    auto tunnel = end_of(t.connection.async_open_tcp(server.host(), server.port(), as_end));
     REQUIRE_FALSE(tunnel.ec);
     std::string banner(8, '\0');
-    CHECK(end_of(asio::async_read(tunnel.result, asio::buffer(banner), asio::use_future)).result == 8);
+    CHECK(end_of(asio::async_read(tunnel.result, asio::buffer(banner), as_end)).result == 8);
     CHECK(banner == "SSH-2.0-");
 
-    CHECK_FALSE(end_of(stream.async_send_eof(asio::use_future)));
-    CHECK((end_of(stream.async_wait_exit(asio::use_future)).result.exit_status == 0));
+    CHECK_FALSE(end_of(stream.async_send_eof(as_end)));
+    CHECK((end_of(stream.async_wait_exit(as_end)).result.exit_status == 0));
 
     std::string bytes(300'000, 'x');
     error_info info;
-    const auto written = end_of(t.connection.async_write_file("file", bytes, info, asio::use_future));
+    const auto written = end_of(t.connection.async_write_file("file", bytes, info, as_end));
     INFO(info.text);
     CHECK_FALSE(written);
-    CHECK((end_of(t.connection.async_read_file("file", asio::use_future)).result == bytes));
+    CHECK((end_of(t.connection.async_read_file("file", as_end)).result == bytes));
     CHECK(std::filesystem::file_size(server.home() / "file") == bytes.size());
 }
 

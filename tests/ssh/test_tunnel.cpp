@@ -52,7 +52,7 @@ private:
     std::thread thread_;
 };
 
-channel open_tunnel(running_transport& t, std::uint16_t port) { return end_of(t.connection.async_open_tcp("127.0.0.1", port, asio::use_future)).result; }
+channel open_tunnel(running_transport& t, std::uint16_t port) { return end_of(t.connection.async_open_tcp("127.0.0.1", port, as_end)).result; }
 
 }  // namespace
 
@@ -65,11 +65,11 @@ TEST_CASE("a tunnel carries megabytes both ways, and ends when both sides have",
     REQUIRE(c);
     const auto sent = random_bytes(std::size_t{8} << 20, 1);
     auto got = read_all(c);
-    CHECK(end_of(asio::async_write(c, asio::buffer(sent), asio::use_future)).result == sent.size());
-    CHECK_FALSE(end_of(c.async_send_eof(asio::use_future)));
+    CHECK(end_of(asio::async_write(c, asio::buffer(sent), as_end)).result == sent.size());
+    CHECK_FALSE(end_of(c.async_send_eof(as_end)));
     CHECK((end_of(std::move(got)).result == sent));
     CHECK(end_of(read_all(c.err())).result.empty());
-    const auto end = end_of(c.async_wait_exit(asio::use_future));
+    const auto end = end_of(c.async_wait_exit(as_end));
     CHECK_FALSE(end.ec);
     CHECK_FALSE(end.result.exit_status.has_value());
     CHECK(t.run("echo on").result.out == "on\n");
@@ -83,17 +83,17 @@ TEST_CASE("a port that refuses, a name that nobody knows and a server that forbi
         running_transport t;
         REQUIRE_FALSE(t.open(to(server)).error);
         const auto closed = support::free_port();
-        CHECK((end_of(t.connection.async_open_tcp("127.0.0.1", closed, info, asio::use_future)).ec == errc::connect_failed));
+        CHECK((end_of(t.connection.async_open_tcp("127.0.0.1", closed, info, as_end)).ec == errc::connect_failed));
         CHECK((info.code == command_fate::not_started));
         CHECK(info.text.find("could not open a connection to 127.0.0.1:" + std::to_string(closed)) != std::string::npos);
-        CHECK((end_of(t.connection.async_open_tcp("nowhere.invalid", 80, info, asio::use_future)).ec == errc::connect_failed));
+        CHECK((end_of(t.connection.async_open_tcp("nowhere.invalid", 80, info, as_end)).ec == errc::connect_failed));
         CHECK(t.run("echo on").result.out == "on\n");
         CHECK(t.heard->last_capacity() == 99);  // no limit was learned
     }
     support::sshd_server server({"AllowTcpForwarding no"});
     running_transport t;
     REQUIRE_FALSE(t.open(to(server)).error);
-    CHECK((end_of(t.connection.async_open_tcp("127.0.0.1", echo.port(), info, asio::use_future)).ec == errc::channel_refused));
+    CHECK((end_of(t.connection.async_open_tcp("127.0.0.1", echo.port(), info, as_end)).ec == errc::channel_refused));
     CHECK(info.text.find("administratively prohibited") != std::string::npos);
     CHECK(t.run("echo on").result.out == "on\n");
 }
@@ -101,7 +101,7 @@ TEST_CASE("a port that refuses, a name that nobody knows and a server that forbi
 TEST_CASE("what is no place to connect to is refused in words", "[ssh][tunnel]") {
     running_transport t;
     const auto refuses = [&](const std::string& host, std::uint16_t port) {
-        CHECK_THROWS_AS(t.connection.async_open_tcp(host, port, asio::use_future), std::invalid_argument);
+        CHECK_THROWS_AS(t.connection.async_open_tcp(host, port, as_end), std::invalid_argument);
     };
     refuses("", 80);
     refuses("host", 0);
@@ -114,16 +114,20 @@ TEST_CASE("tunnels are none of the sessions that MaxSessions counts", "[ssh][tun
     echo_server echo;
     running_transport t;
     REQUIRE_FALSE(t.open(to(server)).error);
+    auto first = t.start("sleep 0.2");
+    CHECK(t.run("true").result.ok());
+    CHECK(first.get().result.ok());
+    CHECK(t.heard->last_capacity() == 1);  // the limit is known
     std::vector<channel> all;
     for (int i = 0; i < 12; ++i) all.push_back(open_tunnel(t, echo.port()));
     CHECK(t.run("echo beside twelve").result.out == "beside twelve\n");
     auto command_too = open_channel(t, "cat");
     for (auto& c : all) {
         REQUIRE(c);
-        CHECK(end_of(asio::async_write(c, asio::buffer("ping", 4), asio::use_future)).result == 4);
+        CHECK(end_of(asio::async_write(c, asio::buffer("ping", 4), as_end)).result == 4);
         CHECK(read_exactly(c, 4) == "ping");
     }
-    CHECK(end_of(asio::async_write(command_too, asio::buffer("pong", 4), asio::use_future)).result == 4);
+    CHECK(end_of(asio::async_write(command_too, asio::buffer("pong", 4), as_end)).result == 4);
     CHECK(read_exactly(command_too, 4) == "pong");
 }
 
@@ -136,17 +140,17 @@ TEST_CASE("a tunnel works where no spare channel is kept, and is cancelled and c
     REQUIRE(c);
     std::array<char, 10> bytes{};
     asio::cancellation_signal stop;
-    auto read = c.async_read_some(asio::buffer(bytes), asio::bind_cancellation_slot(stop.slot(), asio::use_future));
+    auto read = c.async_read_some(asio::buffer(bytes), asio::bind_cancellation_slot(stop.slot(), as_end));
     asio::post(t.io, [&] { stop.emit(asio::cancellation_type::total); });
     CHECK((end_of(std::move(read)).ec == errc::cancelled));
-    CHECK(end_of(asio::async_write(c, asio::buffer("ping", 4), asio::use_future)).result == 4);
+    CHECK(end_of(asio::async_write(c, asio::buffer("ping", 4), as_end)).result == 4);
     CHECK(read_exactly(c, 4) == "ping");
-    auto pending = c.async_read_some(asio::buffer(bytes), asio::use_future);
+    auto pending = c.async_read_some(asio::buffer(bytes), as_end);
     c.close();
     CHECK((end_of(std::move(pending)).ec == errc::cancelled));
     CHECK(t.run("echo on").result.out == "on\n");
     auto again = open_tunnel(t, echo.port());
     REQUIRE(again);
     server.kill_sessions();
-    CHECK((end_of(again.async_read_some(asio::buffer(bytes), asio::use_future)).ec == errc::connection_lost));
+    CHECK((end_of(again.async_read_some(asio::buffer(bytes), as_end)).ec == errc::connection_lost));
 }

@@ -30,7 +30,7 @@ TEST_CASE("a thousand timeouts in a row leak no channel, descriptor or byte, and
     REQUIRE_FALSE(t.open(to(server)).error);
     auto neighbour = open_channel(t, "cat");
     const auto talk = [&] {
-        CHECK(end_of(asio::async_write(neighbour, asio::buffer("ping", 4), asio::use_future)).result == 4);
+        CHECK(end_of(asio::async_write(neighbour, asio::buffer("ping", 4), as_end)).result == 4);
         CHECK(read_exactly(neighbour, 4) == "ping");
     };
     talk();
@@ -70,7 +70,7 @@ TEST_CASE("a thousand channels that are left in the middle leak nothing either",
     std::size_t memory = 0;
     for (int i = 0; i < 1000; ++i) {
         asio::cancellation_signal stop;
-        auto opening = t.connection.async_open("cat", asio::bind_cancellation_slot(stop.slot(), asio::use_future));
+        auto opening = t.connection.async_open("cat", asio::bind_cancellation_slot(stop.slot(), as_end));
         if (i % 3 == 0) {
             auto stopped = asio::post(t.io, asio::use_future([&] { stop.emit(asio::cancellation_type::total); }));
             end_of(std::move(opening));  // whichever came first
@@ -79,7 +79,7 @@ TEST_CASE("a thousand channels that are left in the middle leak nothing either",
             auto c = end_of(std::move(opening)).result;
             REQUIRE(c);
             std::string bytes(1000, 'x');
-            auto written = c.async_write_some(asio::buffer(bytes), asio::use_future);
+            auto written = c.async_write_some(asio::buffer(bytes), as_end);
             end_of(std::move(written));
         }
         if (i == 199) {

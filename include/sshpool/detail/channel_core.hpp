@@ -140,7 +140,7 @@ private:
         const auto executor = session_->executor();
         if (!executor) return;  // its context has gone: nothing completes there any more
         const auto who = std::make_shared<handler_awaiter<Handler, Result>>(std::move(handler), *executor, details);
-        on_cancellation(who->handler_, [session = std::weak_ptr{session_}, core = std::weak_ptr{self()}, weak = std::weak_ptr{who}] {
+        on_cancellation(who->handler(), [session = std::weak_ptr{session_}, core = std::weak_ptr{self()}, weak = std::weak_ptr{who}] {
             if (const auto s = session.lock())
                 s->change([core, weak] {
                     const auto c = core.lock();
@@ -221,7 +221,7 @@ private:
         for (const auto& call : std::exchange(writes_, {})) {
             auto error = why(asio::error::broken_pipe, "the other side has closed the channel");
             if (call.eof) {
-                call.eof->answer(std::move(error));
+                call.eof->answer(no_more_writes_ && !error_ ? error_info{} : std::move(error));
             } else {
                 call.who->answer(std::move(error));
             }

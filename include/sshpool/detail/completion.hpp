@@ -13,6 +13,7 @@
 #include <asio/post.hpp>
 
 #include <memory>
+#include <optional>
 #include <type_traits>
 #include <utility>
 
@@ -46,11 +47,7 @@ void call_handler(std::shared_ptr<Operation> op, error_info* details, error_info
     auto handler = std::move(op->handler_);
     op->work_.reset();
     op.reset();
-    if constexpr (std::is_same_v<Result, no_result>) {
-        std::move(handler)(ec);
-    } else {
-        std::move(handler)(ec, std::move(result));
-    }
+    std::move(handler)(ec, std::move(result));
 }
 
 /// Somebody who waits for a result, whatever the type of the handler. To be answered once, from any thread; the handler runs on its own executor.
@@ -65,30 +62,39 @@ public:
 };
 
 template <class Handler, class Result>
-class handler_awaiter final : public awaiter<Result>, public std::enable_shared_from_this<handler_awaiter<Handler, Result>> {
+class handler_awaiter final : public awaiter<Result> {
 public:
     handler_awaiter(Handler handler, const asio::any_io_executor& otherwise, error_info* details)
-        : handler_(std::move(handler)), work_(asio::get_associated_executor(handler_, otherwise)), details_(details) {}
+        : handler_(std::move(handler)), work_(std::in_place, asio::get_associated_executor(*handler_, otherwise)), details_(details) {}
 
+    const Handler& handler() const noexcept { return *handler_; }
+
+    /// Nothing of the handler stays here: whoever still holds this object would destroy the caller's things after the completion.
     void answer(error_info error, Result result) override {
-        error_ = std::move(error);
-        result_ = std::move(result);
-        complete(this->shared_from_this());
+        auto handler = std::move(*handler_);
+        auto work = std::move(*work_);
+        handler_.reset();
+        work_.reset();
+        const auto executor = work.get_executor();
+        const auto allocator = asio::get_associated_allocator(handler);
+        auto last = [work = std::move(work), handler = std::move(handler), details = details_, error = std::move(error), result = std::move(result)]() mutable {
+            work.reset();
+            const auto ec = error.code;
+            if (details != nullptr && ec) *details = std::move(error);
+            if constexpr (std::is_same_v<Result, no_result>) {
+                (void)result;
+                std::move(handler)(ec);
+            } else {
+                std::move(handler)(ec, std::move(result));
+            }
+        };
+        asio::post(asio::bind_executor(executor, asio::bind_allocator(allocator, std::move(last))));
     }
-    static void finish(std::shared_ptr<handler_awaiter> op) {
-        auto error = std::move(op->error_);
-        auto result = std::move(op->result_);
-        auto* const details = op->details_;
-        call_handler(std::move(op), details, error, std::move(result));
-    }
-
-    Handler handler_;
-    asio::executor_work_guard<asio::associated_executor_t<Handler, asio::any_io_executor>> work_;
 
 private:
+    std::optional<Handler> handler_;
+    std::optional<asio::executor_work_guard<asio::associated_executor_t<Handler, asio::any_io_executor>>> work_;
     error_info* details_;
-    error_info error_;
-    Result result_{};
 };
 
 }  // namespace sshpool::detail
