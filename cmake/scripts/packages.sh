@@ -33,6 +33,7 @@ need_packages() {
         case $package in
         openssh-server) services+=(ssh.service ssh.socket) ;;
         prometheus) services+=(prometheus.service) ;;
+        docker.io) services+=(docker.service docker.socket containerd.service) ;;
         esac
     done
     if ((${#services[@]} > 0)) && [[ ! -e $policy ]]; then
