@@ -447,26 +447,6 @@ TEST_CASE("After a shutdown force closes what is still leased, and an empty pool
     CHECK(core_world{}.shut_down() == lines{"drained"});
 }
 
-TEST_CASE("explain tells who holds what, what is waited for and what failed, and no secret", "[core]") {
-    core_world w{with([](pool_params& p) { p.leases_per_connection = 1, p.max_connections_per_host = 1; })};
-    const auto secret = host("root@a", "hunter2");
-    w.ask(1, secret);
-    w.open_failed(1);
-    w.pass(30s);
-    w.ask(2, secret);
-    w.opened(2);
-    w.ask(3, secret);
-    w.pass(3s);
-    const auto text = w.core.explain("root@a:22", w.now);
-    INFO(text);
-    CHECK(text.find("connection 2: leased") != std::string::npos);
-    CHECK(text.find("held for 3.0 s by core_world.hpp:") != std::string::npos);
-    CHECK(text.find("pool_params::max_connections_per_host") != std::string::npos);
-    CHECK(text.find("auth_failed (login): no luck") != std::string::npos);
-    CHECK(text.find("hunter2") == std::string::npos);
-    CHECK(w.core.explain("nobody@nowhere:22", w.now).find("nothing is known") != std::string::npos);
-}
-
 TEST_CASE("Keys that are gone are remembered, but not without end", "[core]") {
     core_world w;
     for (waiter_id id = 1; id <= 2000; ++id) {

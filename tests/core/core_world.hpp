@@ -21,8 +21,8 @@ public:
 
     explicit core_world(pool_params p = {}) : core(p, 1), params_(p) {}
 
-    lines ask(waiter_id id, const target& to, asking how = asking::by_policy) {
-        return did([&](actions& out) { core.acquire(now, id, to, now + instant{params_.acquire_timeout}, how, std::source_location::current(), out); });
+    lines ask(waiter_id id, const target& to, asking how = asking::by_policy, std::source_location where = std::source_location::current()) {
+        return did([&](actions& out) { core.acquire(now, id, to, now + instant{params_.acquire_timeout}, how, where, out); });
     }
     lines cancel(waiter_id id) {
         return did([&](actions& out) { core.cancelled(now, id, out); });
@@ -32,8 +32,9 @@ public:
         phases.login = took;
         return did([&](actions& out) { core.opened(now, id, phases, out); });
     }
-    lines open_failed(connection_id id, errc why = errc::auth_failed) {
-        return did([&](actions& out) { core.open_failed(now, id, {make_error(why), "", "login", "no luck"}, {}, out); });
+    lines open_failed(connection_id id, errc why = errc::auth_failed) { return open_failed(id, {make_error(why), "", "login", "no luck"}); }
+    lines open_failed(connection_id id, const error_info& why) {
+        return did([&](actions& out) { core.open_failed(now, id, why, {}, out); });
     }
     /// Gives back the lease that this caller got.
     lines give_back(waiter_id id) {
@@ -65,6 +66,12 @@ public:
     }
     lines close_all() {
         return did([&](actions& out) { core.close_all(now, out); });
+    }
+    lines keep_warm(const std::vector<target>& targets) {
+        return did([&](actions& out) { core.keep_warm(now, targets, out); });
+    }
+    lines suspended(instant slept) {
+        return did([&](actions& out) { core.suspended(now, slept, out); });
     }
     lines shut_down() {
         return did([&](actions& out) { core.shut_down(now, out); });

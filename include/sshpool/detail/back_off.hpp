@@ -132,6 +132,11 @@ public:
         const auto* until = books_.empty() ? nullptr : books_.find(endpoint, now);
         return until == nullptr ? now : std::max(now, *until - (most - risk));
     }
+    /// When nothing counts there any more.
+    instant until(const std::string& endpoint, instant now) const {
+        const auto* found = books_.find(endpoint, now);
+        return found == nullptr ? now : *found;
+    }
     std::size_t size() const noexcept { return books_.size(); }
 
 private:

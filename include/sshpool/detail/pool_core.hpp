@@ -1,5 +1,6 @@
 #pragma once
 
+#include <sshpool/detail/pool_explain.hpp>
 #include <sshpool/detail/pool_failures.hpp>
 
 #include <algorithm>
@@ -117,7 +118,7 @@ public:
         advance(now, out);
         auto* c = table_.find(id);
         if (c == nullptr || c->state != connection_state::open) return;
-        c->key->last_failure = failure{why, now};
+        c->key->failures.add(why, now);
         close(*c, close_reason::lost, why, now, out);
         conclude(now, out);
     }
@@ -130,7 +131,7 @@ public:
         stop_probe(*c);
         if (result) {
             for (auto* counters : {&totals_, &c->key->counters}) ++counters->health_check_failures;
-            c->key->last_failure = failure{result, now};
+            c->key->failures.add(result, now);
             auto event = event_of(event_kind::probe_failed, *c);
             event.error = result;
             announce(out, std::move(event));
@@ -321,11 +322,10 @@ public:
         if (c == nullptr || !c->was_open) return std::nullopt;
         return info_of(*c, params_);
     }
-    /// For people: who holds what, since when, what is waited for, what failed last.
+    /// For people: how things stand and why, who holds what since when, what failed last. No secret in it.
     std::string explain(std::string_view key, instant now) const {
-        const auto* k = table_.find_key(key);
-        if (k == nullptr) return std::string{key} + ": nothing is known of it\n  " + pool_line(figures(), params_) + '\n';
-        return explain_key(*k, figures(), params_, now);
+        const explanation::facts known{table_, setbacks_, penalties_, busy_, outage_, params_, figures()};
+        return explanation{known, now}.of(key);
     }
 
 private:

@@ -33,7 +33,7 @@ protected:
 
     void connect_failed(pooled_connection& c, const error_info& why, const connect_phases& phases, instant now, actions& out) {
         for (auto* counters : {&totals_, &c.key->counters}) ++counters->connect_failures[cause_of(why.code)];
-        c.key->last_failure = failure{why, now};
+        c.key->failures.add(why, now);
         const bool busy = why.code == errc::server_busy;
         if (busy && may_retry(c, why, now, out)) return try_again_later(c, now, out);
         auto event = event_of(event_kind::connect_failed, c);
@@ -64,6 +64,8 @@ protected:
         event.duration = now - since;
         announce(out, std::move(event));
     }
+
+    outage_watch outage_;
 
 private:
     static constexpr auto all_of_them = ~std::size_t{0};
@@ -142,7 +144,7 @@ private:
             const error_info info{make_error(errc::jump_failed), d.key->name, "jump host", "the jump host " + tried.key() + " could not be used: " + why.text};
             fail_dependents(*child, tried, why, jumps + 1, now, out);
             forget_planned(*child, now, out);
-            d.key->last_failure = failure{info, now};
+            d.key->failures.add(info, now);
             if (d.usable == 0) fail_waiters(d, tried, jumps, info, all_of_them, out);
         }
     }
@@ -165,8 +167,6 @@ private:
         }
         return errc{};
     }
-
-    outage_watch outage_;
 };
 
 }  // namespace sshpool::detail

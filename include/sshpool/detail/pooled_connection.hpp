@@ -271,6 +271,28 @@ struct key_counters {
 struct failure {
     error_info error;
     instant when{};
+    std::size_t times = 1;
+};
+
+/// What failed last: one of a sort, the newest first.
+class failure_log {
+public:
+    static constexpr std::size_t most = 3;
+
+    void add(const error_info& e, instant now) {
+        const auto same =
+            std::find_if(failures_.begin(), failures_.end(), [&](const failure& f) { return f.error.code == e.code && f.error.phase == e.phase; });
+        const auto times = same != failures_.end() ? same->times + 1 : 1;
+        if (same != failures_.end()) failures_.erase(same);
+        if (failures_.size() == most) failures_.pop_back();
+        failures_.insert(failures_.begin(), {e, now, times});
+    }
+    const failure* last() const noexcept { return failures_.empty() ? nullptr : &failures_.front(); }
+    auto begin() const noexcept { return failures_.begin(); }
+    auto end() const noexcept { return failures_.end(); }
+
+private:
+    std::vector<failure> failures_;
 };
 
 /// All doors of one "user@host:port". Remembered for a while when nothing of it is left.
@@ -285,7 +307,7 @@ struct key_state {
     moving_mean connect_time;
     moving_mean hold_time;
     key_counters counters;
-    std::optional<failure> last_failure;
+    failure_log failures;
     std::string proven;  ///< the digest of the credentials that logged in last
     intrusive_list<pooled_connection, &pooled_connection::in_key> all;
     intrusive_list<door, &door::in_key> doors;
