@@ -151,7 +151,30 @@ TEST_CASE("each bad parameter of a pool is refused by its name") {
         {"ttl_jitter must", [](auto& p) { p.ttl_jitter = std::numeric_limits<double>::quiet_NaN(); }},
         {"ttl_jitter must", [](auto& p) { p.ttl_jitter = std::numeric_limits<double>::infinity(); }},
         {"when_full is no full_policy", [](auto& p) { p.when_full = static_cast<full_policy>(7); }},
+        {"max_busy_retries is 18446744073709551615: more than 10000000 (a negative number?)", [](auto& p) { p.max_busy_retries = minus_one; }},
+        {"backoff_initial is 0 ms: it must be positive", [](auto& p) { p.backoff_initial = 0ms; }},
+        {"backoff_initial is -1 ms: it must be positive", [](auto& p) { p.backoff_initial = -1ms; }},
+        {"backoff_initial is longer", [](auto& p) { p.backoff_initial = p.backoff_max = std::chrono::milliseconds::max(); }},
+        {"backoff_factor must be at least 1 and at most 100", [](auto& p) { p.backoff_factor = 0.99; }},
+        {"backoff_factor must", [](auto& p) { p.backoff_factor = -2.0; }},
+        {"backoff_factor must", [](auto& p) { p.backoff_factor = 100.1; }},
+        {"backoff_factor must", [](auto& p) { p.backoff_factor = std::numeric_limits<double>::quiet_NaN(); }},
+        {"backoff_factor must", [](auto& p) { p.backoff_factor = std::numeric_limits<double>::infinity(); }},
+        {"backoff_max is 0 ms: it must be positive", [](auto& p) { p.backoff_max = 0ms; }},
+        {"backoff_max is longer", [](auto& p) { p.backoff_max = std::chrono::milliseconds::max(); }},
+        {"backoff_max must be at least backoff_initial", [](auto& p) { p.backoff_initial = 2s, p.backoff_max = 1999ms; }},
+        {"auth_cooldown is -1 ms: it must be zero (no limit) or positive", [](auto& p) { p.auth_cooldown = -1ms; }},
+        {"auth_cooldown is longer", [](auto& p) { p.auth_cooldown = std::chrono::milliseconds::max(); }},
+        {"when_backing_off is no backing_off_policy", [](auto& p) { p.when_backing_off = static_cast<backing_off_policy>(2); }},
+        {"max_lease_time is -1 ms: it must be zero (no limit) or positive", [](auto& p) { p.max_lease_time = -1ms; }},
+        {"max_lease_time is longer", [](auto& p) { p.max_lease_time = std::chrono::milliseconds::max(); }},
     };
+    std::set<std::string> named;
+    for (const auto& [message, spoil] : bad) named.insert(message.substr(0, message.find(' ')));
+    // Every field but on_event, which takes any function. This does not compile when a field is added: it wants a line above.
+    const auto& [f1, f2, f3, f4, f5, f6, f7, f8, f9, f10, f11, f12, f13, f14, f15, f16, on_event, f18, f19, f20, f21, f22, f23, f24] = pool_params{};
+    (void)on_event;
+    CHECK(named.size() == 23);
     for (const auto& [message, spoil] : bad) {
         pool_params p;
         spoil(p);
@@ -170,6 +193,11 @@ TEST_CASE("parameters at the edge of what is allowed are taken as they are") {
         [](auto& p) { p.max_connections = p.max_connections_per_host = p.leases_per_connection = p.max_handshakes = p.max_handshakes_per_host = 1; },
         [](auto& p) { p.when_full = full_policy::open_unpooled; },
         [](auto& p) { p.when_full = full_policy::fail; },
+        [](auto& p) { p.max_busy_retries = 0; },
+        [](auto& p) { p.backoff_initial = p.backoff_max = 1ms, p.backoff_factor = 1.0; },
+        [](auto& p) { p.backoff_factor = 100.0; },
+        [](auto& p) { p.auth_cooldown = p.max_lease_time = 0ms; },
+        [](auto& p) { p.when_backing_off = backing_off_policy::wait; },
     };
     for (const auto& set : good) {
         pool_params p;
