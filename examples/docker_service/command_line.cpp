@@ -44,7 +44,7 @@ const std::string_view usage_text =
     "  --progress                   what the steps print, on standard error\n"
     "\n"
     "Prints one JSON object. Exit status: 0 done; 1 failed on the executor; 2 a request that cannot be; 3 the executor was not reached, or the connection was "
-    "lost.\n";
+    "lost; 130 interrupted (a create undoes what it did first).\n";
 
 namespace {
 
@@ -120,6 +120,8 @@ command_line parse_command_line(const std::vector<std::string_view>& args) {
     c.operation = args[0];
     if (std::find(operations.begin(), operations.end(), args[0]) == operations.end()) throw usage_error("unknown operation \"" + c.operation + '"');
     const bool creates = c.operation == "create_container";
+    const bool takes_keys = creates || c.operation == "add_ssh_key" || c.operation == "remove_ssh_keys";
+    const bool installs = creates || c.operation == "install_jupyter_server";
     auto& wish = c.create.emplace("", "");
     std::string registry, registry_user, registry_password;
     std::optional<std::uint16_t> jupyter_port, jupyter_reached_at, sshd_port;
@@ -150,13 +152,13 @@ command_line parse_command_line(const std::vector<std::string_view>& args) {
             c.delete_volumes.emplace_back(value());
         } else if (option == "--prune-images" && c.operation == "delete_container") {
             c.prune_images = true;
-        } else if (option == "--ssh-keys") {
+        } else if (option == "--ssh-keys" && takes_keys) {
             for (auto& line : lines(option, value())) c.keys.push_back(std::move(line));
-        } else if (option == "--jupyter-port") {
+        } else if (option == "--jupyter-port" && installs) {
             jupyter_port = port(option, value());
-        } else if (option == "--jupyter-reached-at") {
+        } else if (option == "--jupyter-reached-at" && installs) {
             jupyter_reached_at = port(option, value());
-        } else if (option == "--jupyter-script") {
+        } else if (option == "--jupyter-script" && installs) {
             jupyter_script = contents(option, value());
         } else if (!creates) {
             throw usage_error("unknown option \"" + std::string{option} + "\" of " + c.operation);

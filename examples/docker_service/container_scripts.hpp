@@ -15,7 +15,8 @@ namespace docker {
 
 namespace scripts {
 
-/// The login user's authorized_keys: by the user database, not by $HOME, which the container's environment may have changed: sshd does the same.
+/// Root's authorized_keys: by the user database, not by $HOME, which the container's environment may have changed: sshd does the same.
+/// There is a second file that sshd reads if it is there; keys are added to the first, and removed from both.
 inline constexpr std::string_view find_keys = R"sh(    home=~root
     case $home in /*) ;; *) home=/root ;; esac
     file=$home/.ssh/authorized_keys
@@ -50,7 +51,8 @@ inline std::string add_keys(const std::vector<ssh_public_key>& keys) {
     chmod 600 "$file"
     if [ -s "$file" ] && [ -n "$(tail -c 1 "$file")" ]; then echo >>"$file"; fi
     while IFS= read -r line; do
-        if ! grep -qxF -e "$line" "$file"; then printf '%s\n' "$line" >>"$file"; fi
+        printf '%s\n' "$line" >"$file.new"
+        if ! grep -qxF -f "$file.new" "$file"; then cat "$file.new" >>"$file"; fi
     done <"$file.data"
 )sh");
 }
@@ -59,15 +61,24 @@ inline std::string add_keys(const std::vector<ssh_public_key>& keys) {
 inline std::string remove_keys(const std::vector<ssh_public_key>& keys) {
     std::vector<std::string> blobs;
     for (const auto& k : keys) blobs.push_back(k.blob);
-    return program(std::string{find_keys} + "    if [ ! -e \"$file\" ]; then return 0; fi\n    umask 077\n" + std::string{lock} +
+    return program(std::string{find_keys} + "    if [ ! -d \"$home/.ssh\" ]; then return 0; fi\n    umask 077\n" + std::string{lock} +
                    here_document(blobs, "\"$file.data\"") +
-                   R"sh(    grep -vF -f "$file.data" "$file" >"$file.new" || [ $? -eq 1 ]
-    mv "$file.new" "$file"
+                   R"sh(    for each in "$file" "${file}2"; do
+        if [ ! -e "$each" ]; then continue; fi
+        grep -vF -f "$file.data" "$each" >"$file.new" || [ $? -eq 1 ]
+        mv "$file.new" "$each"
+    done
 )sh");
 }
 
-/// Prints the file.
-inline std::string list_keys() { return program(std::string{find_keys} + "    if [ -e \"$file\" ]; then cat \"$file\"; fi\n"); }
+/// Prints the files.
+inline std::string list_keys() {
+    return program(std::string{find_keys} + R"sh(    for each in "$file" "${file}2"; do
+        if [ -e "$each" ]; then cat "$each"; fi
+        echo
+    done
+)sh");
+}
 
 /// Installs an sshd where there is none, and starts it unless it runs.
 inline std::string set_up_sshd(std::uint16_t port) {

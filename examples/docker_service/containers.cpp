@@ -13,6 +13,9 @@ namespace {
 
 using steady = std::chrono::steady_clock;
 
+/// One that a server has accepted and does not answer gives way to the next: a server that is starting may have lost it.
+constexpr std::chrono::milliseconds longest_probe{10'000};
+
 /// Takes the next word off `line`.
 std::string_view next_word(std::string_view& line) {
     const auto end = std::min(line.find(' '), line.size());
@@ -28,6 +31,7 @@ std::string_view first_line(std::string_view text) { return text.substr(0, text.
 asio::awaitable<std::optional<container_state>> find_container(operation& op, std::string name) {
     words list{"ps", "--all", "--no-trunc", "--format", "{{.ID}} {{.State}} {{.Names}}"};
     const auto result = co_await op.run(step::look, std::move(list));
+    if (result.out.size() >= operation::most_kept) op.fail(step::look, errc::unexpected_output, "docker ps printed more than is read here");
     for (std::string_view rest = result.out; !rest.empty();) {
         auto line = first_line(rest);
         rest.remove_prefix(std::min(line.size() + 1, rest.size()));
@@ -66,7 +70,7 @@ asio::awaitable<void> wait_until_running(operation& op, std::string name) {
             words logs{"logs", "--tail", "5", "--"};
             logs.push_back(name);
             const auto said = co_await op.ask(step::wait_until_running, std::move(logs));
-            auto words_of_it = (said.out + said.err).substr(0, 500);
+            auto words_of_it = op.shown(said.out + said.err, 500);
             while (!words_of_it.empty() && words_of_it.back() == '\n') words_of_it.pop_back();
             op.fail(step::wait_until_running, errc::container_exited,
                     "the container ended with status " + status + ": " + (words_of_it.empty() ? "it said nothing" : words_of_it));
@@ -109,10 +113,12 @@ asio::awaitable<void> set_up_jupyter(operation& op, std::string name, jupyter_se
     const std::uint16_t port = wish.reached_at != 0 ? wish.reached_at : wish.port;
     for (;;) {
         const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - steady::now());
-        const auto answer = co_await probe_http(op, step::wait_for_jupyter, port, wish.probe_path, left);
+        const auto answer = co_await probe_http(op, step::wait_for_jupyter, port, wish.probe_path, std::min(left, longest_probe));
         if (answer.status != 0 && answer.status < 500) co_return;
-        if (steady::now() + op.options().poll_interval >= deadline)
+        if (steady::now() + op.options().poll_interval >= deadline) {
+            if (answer.way) op.fail(step::wait_for_jupyter, answer.way, answer.why);
             op.fail(step::wait_for_jupyter, errc::no_answer, "nothing answered at the executor's port " + std::to_string(port) + ": " + answer.why);
+        }
         co_await op.pause(op.options().poll_interval);
     }
 }

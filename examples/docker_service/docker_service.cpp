@@ -114,6 +114,7 @@ asio::awaitable<void> stop_steps(operation& op, std::string name, std::chrono::s
         check_container_name(name);
         if (grace < std::chrono::seconds{0} || grace > std::chrono::hours{24}) throw std::invalid_argument("the grace must be from 0 s to a day");
     });
+    op.extend(step::stop, grace);
     co_await op.connect();
     words command{"stop", "--time=" + std::to_string(grace.count()), "--"};
     command.push_back(name);
@@ -156,12 +157,12 @@ asio::awaitable<void> delete_steps(operation& op, delete_request wish, deleted_c
         words command{"volume", "rm", "--force", "--"};  // --force: one that is not there is no failure
         command.push_back(name);
         const auto result = co_await op.ask(step::remove_volume, std::move(command));
-        if (!result.ok()) op.warnings().push_back("volume " + name + " was not removed: " + result.err.substr(0, 300));
+        if (!result.ok()) op.warnings().push_back("volume " + name + " was not removed: " + op.shown(result.err, 300));
     }
     if (wish.prune_images) {
         words command{"image", "prune", "--force"};
         const auto result = co_await op.ask(step::prune_images, std::move(command));
-        if (!result.ok()) op.warnings().push_back("images were not pruned: " + result.err.substr(0, 300));
+        if (!result.ok()) op.warnings().push_back("images were not pruned: " + op.shown(result.err, 300));
     }
 }
 

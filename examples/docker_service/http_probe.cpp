@@ -33,12 +33,14 @@ asio::awaitable<http_answer> exchange(operation& op, std::uint16_t port, std::st
     auto lease = co_await op.pool().async_get_connection(op.where(), error, asio::redirect_error(asio::use_awaitable, ec));
     if (ec) {
         answer.why = error.text;
+        answer.way = ec;
         co_return answer;
     }
     const std::string here = "127.0.0.1";
     auto tunnel = co_await lease->async_open_tcp(here, port, error, asio::redirect_error(asio::use_awaitable, ec));
     if (ec) {
         answer.why = error.text;
+        if (ec == sshpool::errc::connection_lost || ec == sshpool::errc::channel_refused) answer.way = ec;
         co_return answer;
     }
     const auto request = "GET " + path + " HTTP/1.0\r\nHost: localhost\r\nConnection: close\r\n\r\n";
@@ -46,6 +48,11 @@ asio::awaitable<http_answer> exchange(operation& op, std::uint16_t port, std::st
     std::string text;
     if (!ec) co_await asio::async_read_until(tunnel, asio::dynamic_buffer(text, longest_first_line), '\n', asio::redirect_error(asio::use_awaitable, ec));
     answer.status = status_of(text);
+    if (answer.status == 0 && ec == sshpool::errc::connection_lost) {
+        answer.why = ec.message();
+        answer.way = ec;
+        co_return answer;
+    }
     if (answer.status == 0) {
         answer.why = ec ? "what answers there speaks no HTTP: " + ec.message() : std::string{"what answers there speaks no HTTP"};
     } else if (answer.status >= 500) {

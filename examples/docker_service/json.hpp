@@ -1,5 +1,8 @@
 #pragma once
 
+#include "utf8.hpp"
+
+#include <cstddef>
 #include <cstdio>
 #include <string>
 #include <string_view>
@@ -7,19 +10,24 @@
 
 namespace docker {
 
+/// Bytes that are no UTF-8 become U+FFFD.
 inline std::string json_string(std::string_view text) {
     std::string out{'"'};
-    for (const char c : text) {
-        if (c == '"' || c == '\\') {
-            out += '\\';
-            out += c;
-        } else if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) {
+    for (std::size_t at = 0; at < text.size();) {
+        const auto length = utf8_length(text, at);
+        const auto byte = static_cast<unsigned char>(text[at]);
+        if (length == 0) {
+            out += "\\ufffd";
+        } else if (byte == '"' || byte == '\\') {
+            out += {'\\', text[at]};
+        } else if (byte < 0x20 || byte == 0x7f) {
             char escape[8];
-            std::snprintf(escape, sizeof escape, "\\u%04x", static_cast<unsigned>(c));
+            std::snprintf(escape, sizeof escape, "\\u%04x", static_cast<unsigned>(byte));
             out += escape;
         } else {
-            out += c;
+            out += text.substr(at, length);
         }
+        at += length == 0 ? 1 : length;
     }
     return out + '"';
 }

@@ -63,10 +63,12 @@ std::string code_name(const std::error_code& code) {
     return std::string{sshpool::to_string(static_cast<sshpool::errc>(code.default_error_condition().value()))};
 }
 
-/// 2 for a request that cannot be, 1 for what docker refused, 3 for the way there.
+/// As `--help` says.
 int status_of(const std::error_code& code) {
     if (code == errc::invalid_request) return 2;
-    return code.category() == category() ? 1 : 3;
+    if (code == sshpool::errc::cancelled) return 130;
+    const bool reached = code == sshpool::errc::command_timeout || code == sshpool::errc::output_limit || code == sshpool::errc::command_too_long;
+    return code.category() == category() || reached ? 1 : 3;
 }
 
 int tell_failure(const failure& f, json_writer& json) {

@@ -19,9 +19,10 @@ namespace {
 using steady = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 
-constexpr std::size_t most_kept = std::size_t{1} << 20;      // of a command's output, per stream
 constexpr std::size_t most_printed = std::size_t{64} << 20;  // past it the command is given up
-constexpr std::size_t longest_line = 4096;
+constexpr std::size_t longest_line = 4096;                   // of the progress; a longer one is cut
+constexpr std::size_t longest_text = 4096;
+constexpr std::string_view blot = "***";
 
 /// Takes a command's output: keeps what the caller reads, and cuts it into lines for the progress.
 struct output_lines {
@@ -32,10 +33,13 @@ struct output_lines {
 
     void take(sshpool::output_stream stream, std::string_view text) {
         const auto which = stream == sshpool::output_stream::out ? 0U : 1U;
-        kept[which].append(text.substr(0, most_kept - std::min(most_kept, kept[which].size())));
+        kept[which].append(text.substr(0, operation::most_kept - kept[which].size()));
         for (const char c : text) {
-            if (c == '\n' || c == '\r' || line[which].size() >= longest_line) flush(stream);
-            if (c != '\n' && c != '\r') line[which] += c;
+            if (c == '\n' || c == '\r') {
+                flush(stream);
+            } else if (line[which].size() <= longest_line) {
+                line[which] += c;
+            }
         }
     }
     void flush(sshpool::output_stream stream) {
@@ -53,14 +57,6 @@ std::vector<std::string> lines_of(std::string_view text) {
         at = end + 1;
     }
     return lines;
-}
-
-/// The last lines of what a command complained of.
-std::string last_words(const sshpool::command_result& result) {
-    const auto lines = lines_of(result.err.empty() ? result.out : result.err);
-    std::string text;
-    for (std::size_t i = lines.size() > 3 ? lines.size() - 3 : 0; i < lines.size(); ++i) text += (text.empty() ? "" : " / ") + lines[i].substr(0, 300);
-    return text.empty() ? "it said nothing" : text;
 }
 
 }  // namespace
@@ -92,12 +88,24 @@ void operation::hide(const std::string& secret) {
     std::sort(secrets_.begin(), secrets_.end(), [](const auto& a, const auto& b) { return a.size() > b.size(); });
 }
 
-std::string operation::blotted(std::string_view text) const {
-    std::string shown{text};
+std::string operation::shown(std::string_view text, std::size_t most) const {
+    const bool cut = text.size() > most;
+    std::string left{text.substr(0, most)};
     for (const auto& secret : secrets_) {
-        for (auto at = shown.find(secret); at != std::string::npos; at = shown.find(secret, at + 3)) shown.replace(at, secret.size(), "***");
+        for (auto at = left.find(secret); at != std::string::npos; at = left.find(secret, at + blot.size())) left.replace(at, secret.size(), blot);
     }
-    return shown;
+    for (auto& c : left) {  // nobody's terminal takes orders from there
+        if ((static_cast<unsigned char>(c) < 0x20 && c != '\n' && c != '\t') || c == 0x7f) c = '?';
+    }
+    if (!cut) return left;
+    for (const auto& secret : secrets_) {
+        for (auto part = std::min(secret.size(), left.size()); part > 0; --part) {
+            if (!std::string_view{left}.ends_with(std::string_view{secret}.substr(0, part))) continue;
+            left.replace(left.size() - part, part, blot);
+            break;
+        }
+    }
+    return left + "…";
 }
 
 void operation::validate(const std::function<void()>& check) const {
@@ -118,14 +126,17 @@ void operation::fail(step s, std::error_code code, std::string text, std::option
     f.where = s;
     f.code = code;
     f.exit_status = exit_status;
-    f.text = blotted(text);
+    f.text = shown(text, longest_text);
     f.phases = phases_;
     throw operation_failed(std::move(f));
 }
 
 void operation::fail(step s, const sshpool::command_result& result) const {
     const auto how = result.exit_status ? "status " + std::to_string(*result.exit_status) : "signal " + result.exit_signal;
-    fail(s, errc::command_failed, "the command ended with " + how + ": " + last_words(result), result.exit_status);
+    const auto lines = lines_of(result.err.empty() ? result.out : result.err);
+    std::string last_words;
+    for (std::size_t i = lines.size() > 3 ? lines.size() - 3 : 0; i < lines.size(); ++i) last_words += (last_words.empty() ? "" : " / ") + shown(lines[i], 300);
+    fail(s, errc::command_failed, "the command ended with " + how + ": " + (last_words.empty() ? "it said nothing" : last_words), result.exit_status);
 }
 
 phase& operation::phase_of(step s) {
@@ -183,7 +194,7 @@ asio::awaitable<sshpool::command_result> operation::ask_there(step s, words comm
         // Shared with the command: a caller who gives up is answered before the command's last output may have been.
         auto lines = std::make_shared<output_lines>();
         if (progress_) {
-            lines->tell = [this, s](sshpool::output_stream stream, std::string_view line) { progress_(s, stream, blotted(line)); };
+            lines->tell = [this, s](sshpool::output_stream stream, std::string_view line) { progress_(s, stream, shown(line, longest_line)); };
         }
         auto what = sshpool::command::argv(command);
         what.input(input).timeout(std::max(milliseconds{1}, std::chrono::duration_cast<milliseconds>(deadline - steady::now()))).max_output(most_printed);

@@ -45,15 +45,21 @@ public:
     operation(const operation&) = delete;
     operation& operator=(const operation&) = delete;
 
+    static constexpr std::size_t most_kept = std::size_t{1} << 20;  ///< bytes of a command's output, per stream: what comes after them is for progress alone
+
     const service_options& options() const noexcept { return options_; }
     const sshpool::target& where() const noexcept { return where_; }
     sshpool::ssh_pool<>& pool() const noexcept { return pool_; }
     const std::string& id() const noexcept { return id_; }  ///< of this request, random
     std::vector<std::string>& warnings() noexcept { return warnings_; }
     std::chrono::milliseconds timeout_of(step s) const;
+    /// Gives a step more time: what the request itself asks to wait.
+    void extend(step s, std::chrono::milliseconds more) { options_.timeouts[s] = timeout_of(s) + more; }
 
     /// Never to be shown from now on: not as progress, not in an error.
     void hide(const std::string& secret);
+    /// At most `most` bytes of a text for people: no control characters, secrets blotted out, also one of which the cut leaves only the beginning.
+    std::string shown(std::string_view text, std::size_t most) const;
 
     /// Calls `check`; what it throws becomes `errc::invalid_request`.
     void validate(const std::function<void()>& check) const;
@@ -106,7 +112,6 @@ private:
     friend class stopwatch;
     phase& phase_of(step s);
     bool worth_repeating(step s, const std::error_code& ec) const;
-    std::string blotted(std::string_view text) const;
     asio::awaitable<void> undo();
     asio::awaitable<bool> undo_all_of(std::string what, words list, words remove);
 

@@ -1,6 +1,7 @@
 #include "validate.hpp"
 
 #include "ssh_keys.hpp"
+#include "utf8.hpp"
 
 #include <cmath>
 #include <cstddef>
@@ -34,18 +35,10 @@ bool has_control(std::string_view text) {
 }
 
 bool is_utf8(std::string_view text) {
-    for (std::size_t i = 0; i < text.size(); ++i) {
-        const auto byte = static_cast<unsigned char>(text[i]);
-        const std::size_t more = byte < 0x80 ? 0 : byte >= 0xc2 && byte < 0xe0 ? 1 : byte >= 0xe0 && byte < 0xf0 ? 2 : byte >= 0xf0 && byte < 0xf5 ? 3 : 4;
-        if (more == 4 || i + more >= text.size()) return false;
-        for (std::size_t k = 1; k <= more; ++k) {
-            const auto next = static_cast<unsigned char>(text[i + k]);
-            if ((next & 0xc0U) != 0x80U) return false;
-            // the second byte rules out spellings that are too long, surrogates, and what lies past the last character
-            if (k == 1 && ((byte == 0xe0 && next < 0xa0) || (byte == 0xed && next > 0x9f) || (byte == 0xf0 && next < 0x90) || (byte == 0xf4 && next > 0x8f)))
-                return false;
-        }
-        i += more;
+    for (std::size_t at = 0; at < text.size();) {
+        const auto length = utf8_length(text, at);
+        if (length == 0) return false;
+        at += length;
     }
     return true;
 }

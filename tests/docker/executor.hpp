@@ -99,13 +99,17 @@ public:
     /// Every word that docker was given until now, a line each, and what the commands looked like on sshd's side.
     std::string words_given() const { return support::read_file(sshd.home() / "words"); }
 
-    enum class when { before, after };
+    /// From now on docker warns on standard error, whatever it does, and ends with its own status.
+    void warn() const { support::write_file(sshd.home() / "warn", ""); }
+
+    enum class when { before, after, instead };
     /// From now on docker stops, before or after its work, where its words begin with `words` (options of docker itself left out), until its
-    /// session is cut; the first `passing` such calls pass.
+    /// session is cut; the first `passing` such calls pass. `instead`: it does not stop, but ends with status 9 and says nothing.
     void hold(when w, const std::string& words, std::size_t passing = 0) const {
         support::write_file(sshd.home() / "passing", std::string(passing, 'x'));
         std::filesystem::permissions(sshd.home() / "passing", std::filesystem::perms{0666});
-        support::write_file(sshd.home() / "hold", (w == when::before ? "before" : "after") + ("\n" + words + "\n"));
+        const std::string name = w == when::before ? "before" : w == when::after ? "after" : "instead";
+        support::write_file(sshd.home() / "hold", name + "\n" + words + "\n");
     }
     void hold_nothing() const { std::filesystem::remove(sshd.home() / "hold"); }
     std::size_t times_held() const {
@@ -126,7 +130,7 @@ private:
         o.docker_host = engine.host();
         o.retry_delay = 20ms;
         o.poll_interval = 50ms;
-        o.settle = 500ms;
+        if (o.settle == service_options{}.settle) o.settle = 500ms;
         return o;
     }
     std::string script() const {
@@ -143,7 +147,9 @@ held_words() {
     printf '%s' "${passing#x}" >"$home/passing"
     return 1
 }
+if [ -e "$home/warn" ]; then echo "WARNING: this is no failure" >&2; fi
 if [ -e "$home/hold" ] && held_words "$@"; then
+    if [ "$when" = instead ]; then exit 9; fi
     if [ "$when" = after ]; then )sh" +
                std::string{support::docker_engine::docker()} + R"sh( "$@" >/dev/null 2>&1; fi
     echo held >>"$home/held"

@@ -9,7 +9,9 @@
 #include "support/sshd_server.hpp"
 #include "support/temp_dir.hpp"
 
+#include <csignal>
 #include <functional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -51,6 +53,11 @@ std::string key_refusal(std::string_view key) {
     }
     return "";
 }
+
+struct result {
+    int status;
+    std::string out;
+};
 
 constexpr auto ed25519 = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ1QkO6Gk0kqzQ0Rk8vQ5mYb0cVvYV0n4bXl8m2l3G7a";
 
@@ -172,6 +179,7 @@ TEST_CASE("a public key is one line of a known type, and is known by its key alo
     CHECK_FALSE(file_holds("# " + std::string{ed25519} + "\n", key));
     CHECK_FALSE(file_holds("", key));
     CHECK(json_string("a\"b\\c\n\x7f") == R"("a\"b\\c\u000a\u007f")");
+    CHECK(json_string("\xc3\xa9\xe9 \xe2\x82") == "\"\xc3\xa9\\ufffd \\ufffd\\ufffd\"");
 }
 
 TEST_CASE("the program runs each operation, prints JSON, and its exit status says whose fault it was") {
@@ -183,10 +191,6 @@ TEST_CASE("the program runs each operation, prints JSON, and its exit status say
     support::write_file(dir / "env", "# comment\nGREETING=hello swordfish\n");
     support::write_file(dir / "script", "httpd -p \"127.0.0.1:$port\" -h /www </dev/null >/dev/null 2>&1\n");
     const auto port = std::to_string(support::free_port());
-    struct result {
-        int status;
-        std::string out;
-    };
     const auto run = [&](std::vector<std::string> words) {
         words.insert(words.begin(), SSHPOOL_TEST_DOCKER_SERVICE);
         words.insert(words.end(), {"--key", sshd.client_key().string(), "--known-hosts", sshd.known_hosts().string(), "--docker",
@@ -226,6 +230,43 @@ TEST_CASE("the program runs each operation, prints JSON, and its exit status say
     CHECK(engine.containers().empty());
     CHECK(engine.volumes().empty());
 
+    // Interrupted, a create undoes what it did.
+    support::write_file(dir / "nothing", ":\n");
+    support::process interrupted({SSHPOOL_TEST_DOCKER_SERVICE,
+                                  "create_container",
+                                  "--target",
+                                  sshd.address(),
+                                  "--name",
+                                  "pod_2",
+                                  "--image",
+                                  support::docker_engine::image(),
+                                  "--pull",
+                                  "never",
+                                  "--network",
+                                  "none",
+                                  "--argument",
+                                  "sleep",
+                                  "--argument",
+                                  "600",
+                                  "--jupyter-port",
+                                  port,
+                                  "--jupyter-script",
+                                  (dir / "nothing").string(),
+                                  "--key",
+                                  sshd.client_key().string(),
+                                  "--known-hosts",
+                                  sshd.known_hosts().string(),
+                                  "--docker",
+                                  support::docker_engine::docker(),
+                                  "--docker-host",
+                                  engine.host()});
+    REQUIRE(support::wait_until([&] { return engine.containers() == std::set<std::string>{"pod_2"}; }));
+    interrupted.signal(SIGTERM);
+    CHECK(interrupted.wait() == 130);
+    CHECK(interrupted.output().find("\"code\":\"cancelled\"") != std::string::npos);
+    CHECK(interrupted.output().find("\"left_behind\":[]") != std::string::npos);
+    CHECK(engine.containers().empty());
+
     const auto missing = on({"stop_container"});
     CHECK(missing.status == 1);
     CHECK(missing.out.find("\"error\":{\"step\":\"stop\",\"code\":\"no_such_container\"") != std::string::npos);
@@ -235,12 +276,13 @@ TEST_CASE("the program runs each operation, prints JSON, and its exit status say
     const auto away = run({"start_container", "--target", "sshpool@127.0.0.1:1", "--name", "pod_1"});
     CHECK(away.status == 3);
     CHECK(away.out.find("\"step\":\"connect\",\"code\":\"connect_failed\"") != std::string::npos);
-    for (const auto& [words, says] :
-         std::vector<std::pair<std::vector<std::string>, std::string>>{{{"create_container"}, "--image is missing"},
-                                                                       {{"fly"}, "unknown operation \"fly\""},
-                                                                       {{"start_container", "--image", "x"}, "unknown option \"--image\" of start_container"},
-                                                                       {{"add_ssh_key"}, "--ssh-keys is missing"},
-                                                                       {{"create_container", "--image", "x", "--cpus", "many"}, "--cpus wants a number"}}) {
+    for (const auto& [words, says] : std::vector<std::pair<std::vector<std::string>, std::string>>{
+             {{"create_container"}, "--image is missing"},
+             {{"fly"}, "unknown operation \"fly\""},
+             {{"start_container", "--image", "x"}, "unknown option \"--image\" of start_container"},
+             {{"add_ssh_key"}, "--ssh-keys is missing"},
+             {{"stop_container", "--ssh-keys", "x"}, "unknown option \"--ssh-keys\" of stop_container"},
+             {{"create_container", "--image", "x", "--cpus", "many"}, "--cpus wants a number"}}) {
         const auto r = on(words);
         CHECK(r.status == 2);
         CHECK(r.out.find(says) != std::string::npos);
@@ -248,6 +290,27 @@ TEST_CASE("the program runs each operation, prints JSON, and its exit status say
     const auto help = run({"--help"});
     CHECK(help.status == 0);
     CHECK(help.out.rfind("usage: docker_service OPERATION", 0) == 0);
+}
+
+TEST_CASE("HTTP over docker system dial-stdio tells the engine's version, or why there is none") {
+    const support::docker_engine engine;
+    const support::sshd_server sshd;
+    engine.allow(sshd.home());
+    const support::temp_dir home;
+    std::filesystem::create_directory(home / ".ssh");
+    std::filesystem::copy_file(sshd.known_hosts(), home / ".ssh/known_hosts");
+    const auto ask = [&](const std::string& docker_host) {
+        support::process child(
+            {"env", "HOME=" + home.path().string(), SSHPOOL_TEST_DOCKER_OVER_STDIO, sshd.address(), sshd.client_key().string(), docker_host});
+        const int status = child.wait();
+        return result{status, child.output()};
+    };
+    const auto there = ask(engine.host());
+    CHECK(there.out == "Docker Engine " + engine.run({"version", "--format", "{{.Server.Version}}"}));
+    CHECK(there.status == 0);
+    const auto nowhere = ask("unix://" + (home / "no.sock").string());
+    CHECK(nowhere.status == 1);
+    CHECK(nowhere.out.find("no.sock") != std::string::npos);
 }
 
 }  // namespace docker::test

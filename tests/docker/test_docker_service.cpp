@@ -23,16 +23,34 @@ bool logs_in(const support::temp_dir& dir, const std::string& key, std::uint16_t
     return ssh.wait() == 0;
 }
 
-std::string shown(const char* what, const phases& steps) {
-    std::ostringstream text;
-    std::chrono::nanoseconds total{};
-    for (const auto& p : steps) total += p.time;
-    const auto ms = [](std::chrono::nanoseconds t) { return std::chrono::duration<double, std::milli>(t).count(); };
-    text << std::fixed << std::setprecision(0) << "  " << std::left << std::setw(24) << what << std::right << std::setw(6) << ms(total) << " ms:";
-    for (const auto& p : steps)
-        text << ' ' << to_string(p.what) << ' ' << ms(p.time) << (p.commands > 1 ? " (" + std::to_string(p.commands) + ")" : std::string{});
-    return text.str() + "\n";
-}
+/// The operations' times, as a table.
+class transcript {
+public:
+    explicit transcript(const executor& ex) : executor_(ex) {}
+    void add(const char* what, const phases& steps) {
+        std::chrono::nanoseconds total{};
+        for (const auto& p : steps) total += p.time;
+        const auto commands = executor_.sshd.started_commands();
+        const auto logins = executor_.sshd.accepted_logins();
+        text_ << std::fixed << std::setprecision(0) << "| " << std::left << std::setw(22) << what << std::right << " | " << std::setw(5) << ms(total) << " | "
+              << std::setw(8) << commands - commands_ << " | " << std::setw(15) << logins - logins_ << " |";
+        for (const auto& p : steps)
+            text_ << ' ' << to_string(p.what) << ' ' << ms(p.time) << (p.commands > 1 ? " (" + std::to_string(p.commands) + " commands)" : std::string{});
+        text_ << " |\n";
+        commands_ = commands;
+        logins_ = logins;
+    }
+    void print() const {
+        std::cout << "| operation              |    ms | commands | new connections | of which, ms |\n|---|---:|---:|---:|---|\n" << text_.str() << std::flush;
+    }
+
+private:
+    static double ms(std::chrono::nanoseconds t) { return std::chrono::duration<double, std::milli>(t).count(); }
+    const executor& executor_;
+    std::size_t commands_ = 0;
+    std::size_t logins_ = 0;
+    std::ostringstream text_;
+};
 
 /// A web server under the same steps as Jupyter: it writes its token where the test can read it.
 constexpr auto small_web_server = "echo \"$JUPYTER_TOKEN\" >/www/api\nhttpd -p \"127.0.0.1:$port\" -h /www </dev/null >/dev/null 2>&1\n";
@@ -44,7 +62,8 @@ TEST_CASE("the seven operations work on a real engine, all through one connectio
     const support::temp_dir dir;
     const auto first = make_public_key(dir, "first", "the first");
     const auto second = make_public_key(dir, "second", "the second's; $(id)");
-    std::string transcript;
+    transcript times(ex);
+    ex.warn();  // what docker warns of on standard error is no failure: its status counts
 
     auto wish = executor::box("pod_1");
     wish.network = "host";
@@ -56,7 +75,7 @@ TEST_CASE("the seven operations work on a real engine, all through one connectio
     wish.jupyter.emplace(support::free_port());
     wish.jupyter->script = small_web_server;
     const auto made = executor::wait(ex.create(wish));
-    transcript += shown("create_container", made.phases);
+    times.add("create_container", made.phases);
     CHECK(made.id.size() == 64);
     CHECK(ex.engine.containers() == std::set<std::string>{"pod_1"});
     CHECK(ex.engine.volumes() == std::set<std::string>{"data_1"});
@@ -66,22 +85,22 @@ TEST_CASE("the seven operations work on a real engine, all through one connectio
     CHECK(logs_in(dir, "first", wish.sshd->port));
 
     CHECK_FALSE(logs_in(dir, "second", wish.sshd->port));
-    transcript += shown("add_ssh_key", executor::wait(ex.add_keys("pod_1", {second})).phases);
+    times.add("add_ssh_key", executor::wait(ex.add_keys("pod_1", {second})).phases);
     CHECK(logs_in(dir, "second", wish.sshd->port));
 
-    transcript += shown("remove_ssh_keys", executor::wait(ex.remove_keys("pod_1", {first, second})).phases);
+    times.add("remove_ssh_keys", executor::wait(ex.remove_keys("pod_1", {first, second})).phases);
     CHECK_FALSE(logs_in(dir, "first", wish.sshd->port));
     CHECK_FALSE(logs_in(dir, "second", wish.sshd->port));
 
-    transcript += shown("stop_container", executor::wait(ex.service.async_stop_container(ex.target(), "pod_1", 0s, {}, asio::use_future)).phases);
+    times.add("stop_container", executor::wait(ex.service.async_stop_container(ex.target(), "pod_1", 0s, {}, asio::use_future)).phases);
     CHECK(ex.engine.run({"container", "inspect", "--format", "{{.State.Status}}", "pod_1"}) == "exited\n");
-    transcript += shown("start_container", executor::wait(ex.service.async_start_container(ex.target(), "pod_1", {}, asio::use_future)).phases);
+    times.add("start_container", executor::wait(ex.service.async_start_container(ex.target(), "pod_1", {}, asio::use_future)).phases);
     CHECK(ex.engine.run({"container", "inspect", "--format", "{{.State.Status}}", "pod_1"}) == "running\n");
 
     jupyter_setup again{support::free_port()};
     again.script = small_web_server;
     const auto server = executor::wait(ex.service.async_install_jupyter_server(ex.target(), "pod_1", again, {}, asio::use_future));
-    transcript += shown("install_jupyter_server", server.phases);
+    times.add("install_jupyter_server", server.phases);
     CHECK(server.port == again.port);
     CHECK(ex.inside("pod_1", {"cat", "/www/api"}) == server.token + "\n");
 
@@ -89,7 +108,7 @@ TEST_CASE("the seven operations work on a real engine, all through one connectio
     gone.volumes = {"data_1"};
     gone.prune_images = true;
     const auto deleted = executor::wait(ex.service.async_delete_container(ex.target(), gone, {}, asio::use_future));
-    transcript += shown("delete_container", deleted.phases);
+    times.add("delete_container", deleted.phases);
     CHECK_FALSE(deleted.was_gone);
     CHECK(deleted.warnings.empty());
     CHECK(ex.engine.containers().empty());
@@ -99,7 +118,7 @@ TEST_CASE("the seven operations work on a real engine, all through one connectio
     for (const auto& secret : {made.jupyter->token, server.token, first, second, wish.environment["GREETING"]}) CHECK(words.find(secret) == std::string::npos);
     CHECK(ex.pool.get_stats().connections_created == 1);
     CHECK(ex.sshd.accepted_logins() == 1);
-    std::cout << transcript << "  connections made: " << ex.sshd.accepted_logins() << ", commands run: " << ex.sshd.started_commands() << std::endl;
+    times.print();
 }
 
 TEST_CASE("an image is pulled with progress, and its registry's password stands in no argument, no message and no file that stays") {
@@ -177,10 +196,13 @@ TEST_CASE("keys are added once whatever the file looked like, and the only key i
     CHECK(file() == "ssh-rsa AAAA no newline here\n" + two + "\n");
     const auto blob = two.substr(0, two.rfind(' '));
     ex.inside("pod_1", {"sh", "-c", "echo 'restrict,command=\"id\"   " + blob + "  another comment' >>/root/.ssh/authorized_keys"});
+    // sshd reads a second file, too, and this one ends without a newline.
+    ex.inside("pod_1", {"sh", "-c", "printf '%s' '" + two + "' >/root/.ssh/authorized_keys2"});
     executor::wait(ex.remove_keys("pod_1", {two}));
     CHECK(file() == "ssh-rsa AAAA no newline here\n");
+    CHECK(ex.inside("pod_1", {"cat", "/root/.ssh/authorized_keys2"}).empty());
     CHECK_THROWS(ex.inside("pod_1", {"ls", "/pwned"}));
-    CHECK(ex.inside("pod_1", {"ls", "-A", "/root/.ssh", "/dev/shm"}) == "/dev/shm:\n\n/root/.ssh:\nauthorized_keys\n");
+    CHECK(ex.inside("pod_1", {"ls", "-A", "/root/.ssh", "/dev/shm"}) == "/dev/shm:\n\n/root/.ssh:\nauthorized_keys\nauthorized_keys2\n");
 
     executor::wait(ex.service.async_stop_container(ex.target(), "pod_1", 0s, {}, asio::use_future));
     const auto stopped = executor::failure_of(ex.remove_keys("pod_1", {one}));
@@ -221,6 +243,32 @@ TEST_CASE("a create that fails removes what it made, and nothing of others") {
         CHECK(f.where == step::wait_until_running);
         CHECK(f.code == errc::container_exited);
         CHECK(f.text == "the container ended with status 7: last words: ***");
+    }
+    SECTION("a secret stands where its last words are cut off") {
+        auto wish = executor::box("long");
+        wish.environment = {{"SECRET", "swordfish"}};
+        wish.arguments = {"sh", "-c", "printf '%0495d%s\\n%04093d%s\\n' 0 $SECRET 0 $SECRET; exit 7"};
+        std::mutex mutex;
+        std::string told;
+        const auto f = executor::failure_of(ex.create(wish, [&](step, output_stream, std::string_view line) {
+            const std::lock_guard lock(mutex);
+            told += std::string{line} + "\n";
+        }));
+        CHECK(f.code == errc::container_exited);
+        CHECK(f.text.find("0000***…") != std::string::npos);
+        CHECK(f.text.find("sw") == std::string::npos);
+        CHECK(told.size() > 4500);
+        CHECK(told.find("sw") == std::string::npos);
+    }
+    SECTION("docker fails and does not say why") {
+        ex.hold(executor::when::instead, "start");
+        auto wish = executor::box("silent");
+        wish.volumes.emplace_back("new", "/new");
+        const auto f = executor::failure_of(ex.create(wish));
+        CHECK(f.where == step::start);
+        CHECK(f.code == errc::command_failed);
+        CHECK(f.exit_status == 9);
+        CHECK(f.text == "the command ended with status 9: it said nothing");
     }
     SECTION("its program is not in the image") {
         auto wish = executor::box("wrong");
@@ -268,6 +316,16 @@ TEST_CASE("a step that takes too long is named, and what was made until then is 
     CHECK(f.code == sshpool::errc::command_timeout);
     CHECK(f.left_behind.empty());
     CHECK(ex.engine.containers().empty());
+}
+
+TEST_CASE("a container that uses all of its grace is stopped, however short the step's own limit is") {
+    service_options impatient;
+    impatient.timeouts[step::stop] = 1500ms * support::slowness;
+    executor ex(impatient);
+    executor::wait(ex.create(executor::box("deaf")));  // no handler: the first process of a container takes no SIGTERM
+    const auto done = executor::wait(ex.service.async_stop_container(ex.target(), "deaf", std::chrono::seconds{2 * support::slowness}, {}, asio::use_future));
+    CHECK(done.phases.back().time >= 2s * support::slowness);
+    CHECK(ex.engine.run({"container", "inspect", "--format", "{{.State.ExitCode}}", "deaf"}) == "137\n");
 }
 
 TEST_CASE("a create that is cancelled removes what it made") {

@@ -108,6 +108,60 @@ TEST_CASE("a connection cut in the middle of a step, done again where that is sa
     CHECK(ex.engine.containers() == std::set<std::string>{"pod_1"});
 }
 
+TEST_CASE("a container that a lost create makes late is found and removed all the same") {
+    service_options patient;
+    patient.settle = 20s * support::slowness;
+    executor ex(patient);
+    ex.hold(executor::when::before, "create");
+    auto f = ex.create(executor::box("late"));
+    REQUIRE(support::wait_until([&] { return ex.times_held() == 1; }));
+    const auto given = ex.words_given();
+    ex.hold_nothing();
+    ex.sshd.kill_sessions();
+    // The cleaning up has looked, and found nothing; now docker does there what it was told before the connection was cut.
+    const auto looks = [&] { return ex.words_given().substr(given.size()).find("\nps\n"); };
+    REQUIRE(support::wait_until([&] { return looks() != std::string::npos; }));
+    CHECK(ex.engine.containers().empty());
+    CHECK(f.wait_for(0s) != std::future_status::ready);
+    std::vector<std::string> words;
+    for (auto at = given.find("\ncreate\n") + 1; at < given.size(); at = given.find('\n', at) + 1) words.push_back(given.substr(at, given.find('\n', at) - at));
+    ex.engine.run(words);
+    const auto failed = executor::failure_of(std::move(f));
+    CHECK(failed.where == step::create);
+    CHECK(failed.code == sshpool::errc::connection_lost);
+    CHECK(failed.left_behind.empty());
+    CHECK(ex.engine.containers().empty());
+}
+
+TEST_CASE("an executor that is gone for good is no server that does not answer, and what is left behind there is named") {
+    service_options impatient;
+    impatient.timeouts[step::wait_for_jupyter] = 3s * support::slowness;
+    executor ex(impatient);
+    auto wish = executor::box("pod_1");
+    wish.volumes.emplace_back("data_1", "/data");
+    wish.network = "host";
+    wish.jupyter.emplace(support::free_port());
+    wish.jupyter->script = "echo x >/www/started\n";
+    auto f = ex.create(wish);
+    const auto waits = [&] {
+        support::process look({support::docker_engine::docker(), "-H", ex.engine.host(), "exec", "pod_1", "cat", "/www/started"});
+        return look.wait() == 0;
+    };
+    REQUIRE(support::wait_until(waits, 20s));
+    ex.sshd.stop();
+    const auto failed = executor::failure_of(std::move(f));
+    CHECK((failed.where == step::wait_for_jupyter || failed.where == step::install_jupyter));  // whose end was just on its way
+    INFO(failed.text);
+    CHECK(failed.code != errc::no_answer);
+    CHECK(failed.code.category() != category());
+    REQUIRE(failed.left_behind.size() == 2);
+    const auto label = failed.left_behind[0].substr(failed.left_behind[0].find("sshpool.request="), 16 + 32);
+    CHECK(failed.left_behind[0].rfind("containers with label " + label, 0) == 0);
+    CHECK(failed.left_behind[1].rfind("volumes with label " + label, 0) == 0);
+    CHECK(ex.engine.run({"ps", "--all", "--filter", "label=" + label, "--format", "{{.Names}}"}) == "pod_1\n");
+    CHECK(ex.engine.run({"volume", "ls", "--quiet", "--filter", "label=" + label}) == "data_1\n");
+}
+
 TEST_CASE("a connection cut while a notebook server is waited for is no answer of the server's: the wait goes on") {
     executor ex;
     auto wish = executor::box("pod_1");
@@ -242,6 +296,16 @@ TEST_CASE("each injection that the original let through is harmless") {
         refused("key", what, bound);
     }
     CHECK(ex.sshd.accepted_logins() == 0);  // it never came to a connection
+
+    // A program of such a name is looked for, not run by a shell.
+    for (std::size_t i = 0; i < 5; ++i) {
+        auto odd = executor::box("pod_1");
+        odd.entrypoint = payloads[i];
+        const auto f = executor::failure_of(ex.create(odd));
+        CHECK(f.where == step::start);
+        CHECK(f.code == errc::command_failed);
+        harmless("entrypoint", payloads[i], "no such program, removed");
+    }
 
     // Where it is a valid value it arrives as it is.
     auto wish = executor::box("pod_1");
