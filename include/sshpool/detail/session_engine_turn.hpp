@@ -13,9 +13,7 @@ inline void session_engine::turn(engine_time now) {
     if (stage_ == session_stage::ready && !broken_) work(now);
     io_.keep_rest();
     if (!broken_ && unsent() > most_unsent) broken_ = trouble(errc::protocol_error, "connection", "asks for more answers than it reads");
-    if (!broken_ && io_.out_of_memory())
-        broken_ =
-            trouble(errc::protocol_error, "connection", "made this end keep more than " + std::to_string(memory_session::base_memory >> 20U) + " MiB for it");
+    if (!broken_ && io_.out_of_memory()) broken_ = describe_loss(LIBSSH2_ERROR_ALLOC, "connection");
     in_turn_ = false;
     if (broken_) fail(*std::exchange(broken_, std::nullopt));
 }
