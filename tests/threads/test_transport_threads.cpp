@@ -1,4 +1,6 @@
 // One connection used from many threads at once; meant for ThreadSanitizer.
+#include <link.h>
+
 #include <atomic>
 
 #include "ssh/transport_on_sshd.hpp"
@@ -99,4 +101,19 @@ TEST_CASE("losses, closes and commands race without harm", "[threads]") {
         cutter.join();
         closer.join();
     }
+}
+
+// A thread's static part lies on its stack: with 64 KiB of it, threads with small stacks could not be created.
+TEST_CASE("a program with this library has next to nothing in every thread's static part", "[threads]") {
+    std::size_t bytes = 0;
+    ::dl_iterate_phdr(
+        [](dl_phdr_info* object, std::size_t, void* into) {  // the first one is the program
+            for (int i = 0; i < object->dlpi_phnum; ++i) {
+                if (object->dlpi_phdr[i].p_type == PT_TLS) *static_cast<std::size_t*>(into) = object->dlpi_phdr[i].p_memsz;
+            }
+            return 1;
+        },
+        &bytes);
+    CHECK(bytes > 0);
+    CHECK(bytes < 1024);
 }

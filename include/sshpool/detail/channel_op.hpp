@@ -123,6 +123,11 @@ protected:
         if (n != LIBSSH2_ERROR_EAGAIN) engine.broken_by(static_cast<int>(n), "command");
         return std::nullopt;
     }
+    /// Where bytes may be read to before they go where they belong: the thread's own, and on the heap, since a thread's static part is taken from its stack.
+    static std::vector<char>& scratch() {
+        static thread_local std::vector<char> buffer(std::size_t{32} << 10);
+        return buffer;
+    }
     /// The caller has taken so many of the bytes read.
     void done_with(std::size_t bytes) noexcept { to_give_ += bytes; }
 

@@ -5,7 +5,6 @@
 #include <sshpool/detail/session_engine.hpp>
 #include <sshpool/error.hpp>
 
-#include <array>
 #include <cstddef>
 #include <string>
 #include <string_view>
@@ -76,7 +75,7 @@ private:
 
     /// True when the stream has ended and nothing of it is left.
     bool drain(session_engine& engine, output_stream stream, engine_time now) {
-        static thread_local std::array<char, std::size_t{32} << 10> buffer;
+        auto& buffer = scratch();
         auto& total = stream == output_stream::out ? out_bytes_ : err_bytes_;
         auto& collected = stream == output_stream::out ? result_.out : result_.err;
         for (;;) {

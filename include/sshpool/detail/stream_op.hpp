@@ -7,7 +7,6 @@
 #include <sshpool/detail/exec_op.hpp>
 #include <sshpool/error.hpp>
 
-#include <array>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -105,7 +104,7 @@ private:
     }
     /// True when the stream has ended.
     bool receive(session_engine& engine, output_stream stream) {
-        static thread_local std::array<char, std::size_t{32} << 10> buffer;
+        auto& buffer = scratch();
         auto& to = from(stream);
         while (!to.ended) {
             const auto n = read(engine, stream, buffer.data(), buffer.size());
