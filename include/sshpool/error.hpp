@@ -129,8 +129,9 @@ public:
         if (entry->when == fates::both) text += (code & after_start) != 0 ? " (the command may have run)" : " (the command did not start)";
         return text;
     }
-    std::error_condition default_error_condition(int code) const noexcept override;
-    bool equivalent(int code, const std::error_condition& condition) const noexcept override;
+    // Inline here, or the vtable would be in every translation unit.
+    inline std::error_condition default_error_condition(int code) const noexcept override;
+    inline bool equivalent(int code, const std::error_condition& condition) const noexcept override;
 };
 
 class errc_category final : public std::error_category {

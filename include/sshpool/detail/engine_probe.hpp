@@ -12,7 +12,8 @@ public:
     void attend() override {}
 
 protected:
-    op_next step(session_engine& engine, engine_time now) override;  // defined beside the engine
+    // Defined beside the engine; inline here, or the vtable and all that it refers to would be in every translation unit.
+    inline op_next step(session_engine& engine, engine_time now) override;
     void expire(session_engine& /*engine*/, engine_time /*now*/) override {}
     void lost(const session_engine& /*engine*/, const error_info& /*cause*/) override {}
     void refused(const error_info& /*cause*/) override {}

@@ -154,7 +154,7 @@ public:
         engine.nudge(now);
     }
 
-    void attend() override;
+    inline void attend() override;  // inline here, or the vtable and all that it refers to would be in every translation unit
 
 private:
     void work(session_engine& engine, engine_time now) override {
