@@ -44,8 +44,9 @@ int main(int argc, char** argv) {
         const auto port = std::stoul(argv[4]);
         if (port == 0 || port > 65535) throw std::invalid_argument("a web port is a number from 1 to 65535");
         const place web{argv[3], static_cast<std::uint16_t>(port)};
+        const std::string path = argv[5];
         std::exception_ptr failure;
-        asio::co_spawn(io, fetch(pool, host, web, argv[5]), [&](std::exception_ptr e, const std::string& answer) {
+        asio::co_spawn(io, fetch(pool, host, web, path), [&](std::exception_ptr e, const std::string& answer) {
             failure = e;
             if (!failure) std::cout << answer << '\n';
             pool.async_shutdown(std::chrono::seconds{1}, [](std::error_code) {});

@@ -39,7 +39,7 @@ TEST_CASE("dropbear: commands have input, output, errors, a status or a signal",
     env.env("NAME", "value");
     CHECK((t.run(std::move(env)).ec == errc::env_refused));
     std::string bytes;
-    for (int i = 0; bytes.size() < (std::size_t{2} << 20); ++i) bytes += std::to_string(i * 7919) + ",";
+    for (unsigned i = 0; bytes.size() < (std::size_t{2} << 20); ++i) bytes += std::to_string(i * 7919) + ",";
     command cat("cat");
     cat.input(bytes);
     CHECK((t.run(std::move(cat)).result.out == bytes));

@@ -70,7 +70,7 @@ TEST_CASE("commands run through a jump host, megabytes both ways, and the tunnel
     REQUIRE_FALSE(report.error);
     CHECK(p.run_inner("echo inside").result.out == "inside\n");
     std::string bytes;
-    for (int i = 0; bytes.size() < (std::size_t{6} << 20); ++i) bytes += std::to_string(i * 7919) + ",";
+    for (unsigned i = 0; bytes.size() < (std::size_t{6} << 20); ++i) bytes += std::to_string(i * 7919) + ",";
     command cat("cat");
     cat.input(bytes);
     const auto back = p.run_inner(std::move(cat));
