@@ -11,7 +11,8 @@
 
 namespace sshpool {
 
-/// What a caller gets when a connection would have to be opened for it and `max_connections` is reached.
+/// What a caller gets when a connection would have to be opened for it, `max_connections` is reached, and no connection was idle for long enough to be
+/// closed for it (as long as it took to open; under `fail` however short).
 enum class full_policy {
     wait,           ///< its place in the queue
     open_unpooled,  ///< a connection of its own, closed after use, within `max_unpooled`; past that it waits

@@ -289,7 +289,7 @@ inline void random_history::check_held_up(const seen_waiter& head, bool spill) {
         }
         return ref_.blame("waiter " + std::to_string(head.id) + " waits although no limit is reached");
     }
-    if (p.when_full == full_policy::open_unpooled && head.to.jump() == nullptr) {
+    if (p.when_full == full_policy::open_unpooled && head.to.jump() == nullptr && free + closing == 0) {
         const auto beside = ref_.count([](const conn&) { return true; }) - s.pool_size;
         if (beside < p.max_unpooled) return ref_.blame("a caller waits although a connection beside the pool is allowed");
     }

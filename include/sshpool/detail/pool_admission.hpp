@@ -192,12 +192,16 @@ private:
 
     bool at_the_bound(door& d, const waiter& head, const route& way, parking& queue, bool spill, instant now, actions& out) {
         const auto need = way.missing.size();
-        if (params_.when_full == full_policy::open_unpooled && unpooled_ < params_.max_unpooled && need == 1 && way.starts_now()) {
-            auto& c = plan_unpooled(d, head.to, way.base);
-            start(c, now, out);
-            return true;
-        }
         table_.follow(d);
+        if (may_go_beside() && need == 1 && way.starts_now()) {
+            const auto demand = needs_.demand + (&queue == &spills_ ? spills_.demand : 0) + need;
+            evict(demand, now, out);  // whoever was idle for long enough makes room first: a connection beside the pool is thrown away after use
+            if (free_slots() + closing_ < demand) {
+                table_.unfollow(d);
+                start(plan_unpooled(d, head.to, way.base), now, out);
+                return true;
+            }
+        }
         if (params_.when_full == full_policy::fail && !spill) {
             evict(needs_.demand + need, now, out);
             if (free_slots() + closing_ < needs_.demand + need) {
@@ -294,6 +298,7 @@ private:
         if (!dirty_.empty()) return;
         evict(needs_.demand + spills_.demand, now, out);
         if (params_.when_full == full_policy::fail) return fail_the_rest(out);
+        if (may_go_beside() && go_beside()) return;
         drain(now, out);
     }
 
@@ -318,6 +323,20 @@ private:
             auto& w = *d.waiters.front();
             fail(w, exhausted(w), out);
         }
+    }
+
+    bool may_go_beside() const noexcept { return params_.when_full == full_policy::open_unpooled && unpooled_ < params_.max_unpooled; }
+    /// The same: the youngest need not wait for a place any more. True if one is looked at again.
+    bool go_beside() {
+        const auto coming = free_slots() + closing_;
+        if (needs_.demand + spills_.demand <= coming) return false;
+        const auto& queue = needs_.demand > coming ? needs_ : spills_;
+        for (auto it = queue.doors.rbegin(); it != queue.doors.rend(); ++it) {
+            if (it->second->waiters.front()->to.jump() != nullptr) continue;  // looked at again when its jump host changes
+            touch(*it->second);
+            return true;
+        }
+        return false;
     }
 
     /// The patience of the rest has a bound: then the connection that has served longest is lent no more. One at a time.
