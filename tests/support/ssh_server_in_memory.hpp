@@ -118,9 +118,10 @@ public:
     void say_for_ever(std::function<void(ssh_server_in_memory&)> more) { more_ = std::move(more); }
     bool speaks_for_ever() const noexcept { return more_ != nullptr; }
     void say_more(std::size_t until) {
-        for (std::size_t before = 0; more_ && output_.size() < until && (before == 0 || output_.size() > before);) {
-            before = output_.size();
+        while (more_ && output_.size() < until) {
+            const auto before = output_.size();
             more_(*this);
+            if (output_.size() == before) return;  // not now
         }
     }
     /// Takes nothing any more, not even from the stream.
