@@ -47,6 +47,10 @@ public:
 
     ssh_pool<>& pool() noexcept { return pool_; }
     bool is_open() const noexcept { return !closed_; }
+    /// Throws in a child of the process that has the threads, before any lock is touched.
+    void refuse_children() const {
+        if (!home_.is_here()) throw ssh_error{asked_in_a_child({})};
+    }
 
     /// Starts an operation with `start(error_info&, handler)` and waits for its result; throws `ssh_error`.
     template <class Result, class Start>
@@ -56,6 +60,7 @@ public:
             error_info error;
         };
         std::future<Result> result;
+        refuse_children();
         {
             const std::shared_lock open{closing_};  // an operation that has started ends before the threads do
             if (closed_) throw pool_closed();
@@ -71,8 +76,9 @@ public:
         return result.get();
     }
 
-    /// Returns when nothing is left, also for a second caller.
+    /// Returns when nothing is left, also for a second caller. In a child there is nothing that could be waited for.
     void close(std::chrono::milliseconds grace) {
+        if (!home_.is_here()) return;
         {
             const std::unique_lock alone{closing_};
             closed_ = true;
@@ -97,6 +103,7 @@ private:
     std::shared_mutex closing_;
     std::mutex joining_;
     std::atomic<bool> closed_{false};  // changes under `closing_`
+    const home_process home_;
 };
 
 }  // namespace detail
@@ -137,6 +144,7 @@ private:
     friend class blocking_ssh_pool;
     template <class Result, class Start>
     Result wait(Start&& start) {
+        if (engine_ != nullptr) engine_->refuse_children();
         if (engine_ == nullptr || !*this) throw detail::blocking_engine::pool_closed();
         return engine_->wait<Result>(std::forward<Start>(start));
     }
@@ -150,13 +158,16 @@ private:
 ///
 /// **Threads**: every member may be called from any thread. It owns its io_context and the threads that run it. Callbacks
 /// (`pool_params::on_event`, `command::on_output`) run on those threads and must not call the pool.
-/// **Lifetime**: leases may outlive it.
+/// **Lifetime**: leases may outlive it, and are then dead. Going away without `shutdown` cuts what runs.
+/// **fork()**: a child has none of the threads: there every call throws `errc::pool_closed`, shutting down and going away do nothing, and the connections
+/// stay the parent's. A child makes a pool of its own.
 class blocking_ssh_pool {
 public:
     /// Throws `std::invalid_argument` that names the field of `params` that cannot be.
     explicit blocking_ssh_pool(pool_params params = {}, std::size_t threads = 2) { open(std::move(params), threads); }
     blocking_ssh_pool(const blocking_ssh_pool&) = delete;
     blocking_ssh_pool& operator=(const blocking_ssh_pool&) = delete;
+    ~blocking_ssh_pool() { engine_->close(std::chrono::milliseconds::zero()); }
 
     /// As `ssh_pool::async_run`.
     command_result run(const target& where, command what, std::source_location caller = std::source_location::current()) {
@@ -216,35 +227,46 @@ public:
 
     /// Refuses new calls, wakes those that wait for a connection (`errc::pool_closed`), lets what runs go on for at most `grace`,
     /// then cuts it. Returns when nothing is left. Calls after it throw `errc::pool_closed`.
-    void shutdown(std::chrono::milliseconds grace) { current()->close(grace); }
+    void shutdown(std::chrono::milliseconds grace) {
+        if (home_.is_here()) current()->close(grace);
+    }
 
 private:
     friend struct detail::process_pool;
     void open(pool_params params, std::size_t threads) {
         if (threads == 0) throw std::invalid_argument("a blocking_ssh_pool needs at least one thread");
-        auto engine = std::make_shared<detail::blocking_engine>(std::move(params), threads);
+        auto engine = detail::shared_at_home(new detail::blocking_engine{std::move(params), threads});
         {
             const std::lock_guard lock{mutex_};
             engine_.swap(engine);
         }
     }
     std::shared_ptr<detail::blocking_engine> current() const {
+        if (!home_.is_here()) throw ssh_error{detail::asked_in_a_child({})};  // before the mutex, which may be locked there for ever
         const std::lock_guard lock{mutex_};
         return engine_;
     }
 
+    const detail::home_process home_;
     mutable std::mutex mutex_;
     std::shared_ptr<detail::blocking_engine> engine_;
 };
 
 namespace detail {
 
-/// The process-wide pool. Never destroyed, so that code that runs during static destruction may still hold it.
+/// The process-wide pool. Never destroyed, so that code that runs during static destruction may still hold it. A child has one of its own.
 struct process_pool {
     static process_pool& instance() {
-        static auto& immortal = *new process_pool;
-        return immortal;
+        auto* found = latest.load();
+        while (found == nullptr || !found->home.is_here()) {
+            auto fresh = std::make_unique<process_pool>();
+            if (latest.compare_exchange_strong(found, fresh.get())) found = fresh.release();
+        }
+        return *found;
     }
+    inline static std::atomic<process_pool*> latest{nullptr};
+
+    const home_process home;
     std::mutex mutex;
     std::unique_ptr<blocking_ssh_pool> pool;
     bool open = false;
@@ -266,6 +288,7 @@ inline void detail::process_pool::reopen(pool_params params) {
 }
 
 /// Makes the process-wide pool. Throws `std::logic_error` if there is one that is not closed. The reference is valid for the life of the process.
+/// A child made by `fork()` begins without one, whatever its parent had.
 inline blocking_ssh_pool& init_ssh_pool(pool_params params = {}) {
     auto& process = detail::process_pool::instance();
     const std::lock_guard lock{process.mutex};

@@ -32,6 +32,11 @@ namespace sshpool {
 /// **Lifetime**: going away without `async_shutdown` is safe: callers that wait get `errc::pool_closed`, leases die, connections
 /// close. So is the execution context going first: operations that have not completed by then, or are started afterwards, are dropped
 /// with their handlers. Open connections are outstanding work.
+/// **fork()**: a child sends and reads nothing on the connections of its parent, and may destroy whatever it has a copy of, or exit; the parent goes on.
+/// There, every operation ends with `errc::pool_closed`, leases are dead, operations on them end with `errc::connection_lost`, and the figures are zeros.
+/// To connect, a child makes a pool of its own. Asio's rule stands: an io_context that other threads run at the moment of the fork is neither run nor
+/// destroyed in the child, and one that goes on in the child needs its `notify_fork`.
+/// **Sleep**: where the machine was suspended (CLOCK_BOOTTIME went on, the pool's clock stood still), every idle connection is checked before it is lent.
 /// **Executor**: the one given to the constructor; also the fallback for handlers that have none.
 /// **Cancellation**: every operation takes terminal, partial and total cancellation, all with the guarantee of total: what was
 /// cancelled completes with `errc::cancelled` (`asio::error::operation_aborted`) and nothing is lost. A connect that is under
@@ -183,6 +188,7 @@ public:
     }
     /// Several lines for people: the connections of `key`, who holds what since when, what failed last and why. Holds no secret.
     std::string explain(std::string_view key) const {
+        if (driver_->is_forked()) return detail::asked_in_a_child(std::string{key}).text;
         return driver_->read([&](const auto& core) { return core.explain(key, driver_->now()); });
     }
 

@@ -121,10 +121,40 @@ TEST_CASE("a blocking lease outlives its pool", "[ssh][blocking]") {
     {
         blocking_ssh_pool pool;
         kept = pool.get_connection(to(sshd));
-        pool.shutdown(0ms);
+        SECTION("after a shutdown") { pool.shutdown(0ms); }
+        SECTION("without one") {}
     }
     CHECK_FALSE(kept);
     CHECK_THROWS_AS(kept.run("true"), ssh_error);
+}
+
+TEST_CASE("close_ssh_pool ends the calls that wait with pool_closed, and tells of a command that it cuts that it may have run", "[ssh][blocking]") {
+    support::sshd_server sshd;
+    support::fault_server silent{support::fault::silence};
+    init_ssh_pool();
+    std::error_code connecting, running, later;
+    const auto outcome = [](std::error_code& ec, const target& where, command what) {
+        try {
+            get_ssh_pool().run(where, std::move(what));
+        } catch (const ssh_error& e) {
+            ec = e.code();
+        }
+    };
+    const target nobody{"root", silent.host(), silent.port(), credentials::password("x"), host_key_policy::accept_any()};
+    std::thread connects{[&] { outcome(connecting, nobody, "true"); }};
+    std::thread runs{[&] { outcome(running, to(sshd), "sleep 60"); }};
+    REQUIRE(sshd.wait_for_log("Starting session: command"));
+    REQUIRE(support::wait_until([] { return get_ssh_pool().get_stats().waiting == 1; }));
+    const auto from = std::chrono::steady_clock::now();
+    close_ssh_pool(100ms);
+    connects.join();
+    runs.join();
+    CHECK(std::chrono::steady_clock::now() - from < 10s);
+    CHECK(connecting == errc::pool_closed);
+    CHECK(running == errc::connection_lost);
+    CHECK(running == command_fate::unknown);
+    outcome(later, to(sshd), "true");
+    CHECK(later == errc::pool_closed);
 }
 
 TEST_CASE("the process-wide pool: made once, found everywhere, closed and made again", "[ssh][blocking]") {

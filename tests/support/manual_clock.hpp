@@ -7,7 +7,7 @@
 
 namespace sshpool::test {
 
-/// A clock that moves when a test says so.
+/// A clock that moves when a test says so, on a machine that sleeps when a test says so.
 struct manual_clock {
     using duration = std::chrono::steady_clock::duration;
     using rep = duration::rep;
@@ -18,7 +18,12 @@ struct manual_clock {
     static time_point now() noexcept { return time_point{duration{current.load()}}; }
     static void advance(duration by) noexcept { current += by.count(); }
 
+    /// As CLOCK_BOOTTIME: goes on while the machine sleeps.
+    static duration since_boot() noexcept { return duration{current.load() + asleep.load()}; }
+    static void sleep(duration by) noexcept { asleep += by.count(); }
+
     inline static std::atomic<rep> current{duration{std::chrono::hours{1}}.count()};
+    inline static std::atomic<rep> asleep{0};
 };
 
 }  // namespace sshpool::test

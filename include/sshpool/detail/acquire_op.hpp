@@ -16,7 +16,7 @@ class acquire_op final : public caller<Transport>, public std::enable_shared_fro
 public:
     template <class Driver>
     static void start(const std::shared_ptr<Driver>& driver, Handler handler, target to, error_info* details, std::source_location from) {
-        if (!driver->is_alive()) return;
+        if (!driver->has_context()) return;
         auto op = std::make_shared<acquire_op>(driver->executor(), std::move(handler), std::move(to), details, from);
         on_cancellation(op->handler_, [driver = std::weak_ptr{driver}, asked = std::weak_ptr<caller<Transport>>{op}] {
             if (const auto d = driver.lock()) d->cancel(asked);

@@ -140,6 +140,7 @@ private:
         const auto executor = session_->executor();
         if (!executor) return;  // its context has gone: nothing completes there any more
         const auto who = std::make_shared<handler_awaiter<Handler, Result>>(std::move(handler), *executor, details);
+        if (session_->is_forked()) return who->answer(session_->made_before_fork(), {});
         on_cancellation(who->handler(), [session = std::weak_ptr{session_}, core = std::weak_ptr{self()}, weak = std::weak_ptr{who}] {
             if (const auto s = session.lock())
                 s->change([core, weak] {

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <sshpool/detail/home_process.hpp>
+
 #include <asio/any_io_executor.hpp>
 #include <asio/execution/context.hpp>
 #include <asio/execution_context.hpp>
@@ -18,6 +20,7 @@ namespace sshpool::detail {
 struct context_life {
     std::mutex mutex;
     std::atomic<bool> alive{true};  // changes under the mutex
+    const home_process home;
     std::function<void()> on_shutdown;
 };
 
@@ -47,6 +50,10 @@ private:
     }
     void shutdown() override {
         while (const auto life = next()) {
+            if (!life->home.is_here()) {
+                life->alive = false;
+                continue;
+            }
             {
                 const std::lock_guard lock{life->mutex};
                 life->alive = false;
@@ -63,6 +70,7 @@ private:
 /// is gone, are use after free.
 ///
 /// `on_shutdown` is called once, from the context's destruction, and must let go of everything that belongs to the context.
+/// In a forked child nothing is alive, and no lock is taken to find that out: another thread may have held it at the moment of the fork.
 class context_guard {
 public:
     context_guard(asio::execution_context& context, std::function<void()> on_shutdown) : service_(&asio::use_service<context_service>(context)) {
@@ -78,12 +86,16 @@ public:
     /// Calls `f` if the context is still there, and keeps it there meanwhile. `f` must not run other people's code.
     template <class F>
     bool with_context(F&& f) {
+        if (is_forked()) return false;
         const std::lock_guard lock{life_->mutex};
         if (!life_->alive) return false;
         std::forward<F>(f)();
         return true;
     }
-    bool is_alive() const noexcept { return life_->alive; }
+    bool is_alive() const noexcept { return has_context() && !is_forked(); }
+    bool has_context() const noexcept { return life_->alive; }
+    /// This is a child of the process whose object it is.
+    bool is_forked() const noexcept { return !life_->home.is_here(); }
 
 private:
     context_service* service_;

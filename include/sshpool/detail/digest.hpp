@@ -1,5 +1,7 @@
 #pragma once
 
+#include <sshpool/detail/openssl_init.hpp>
+
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
 #include <openssl/hmac.h>

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <sshpool/detail/home_process.hpp>
+
 #include <asio/execution/context.hpp>
 #include <asio/execution/outstanding_work.hpp>
 #include <asio/execution_context.hpp>
@@ -26,15 +28,9 @@ namespace sshpool::detail {
 /// Set to tell blocking work that its result is not wanted any more.
 using stop_flag = std::shared_ptr<std::atomic<bool>>;
 
-/// Threads for what can only be done by blocking: an agent's socket, a lock on a file. Started when needed, joined when the execution context goes.
-class blocking_work : public asio::execution_context::service {
+/// Threads for what can only be done by blocking: an agent's socket, a lock on a file.
+class blocking_team {
 public:
-    using key_type = blocking_work;
-    inline static asio::execution_context::id id;
-
-    explicit blocking_work(asio::execution_context& context) : asio::execution_context::service(context) {}
-
-    /// Jobs must end soon after their `stop` is set. They may run at the same time, in any order.
     void run(std::function<void()> what, stop_flag stop) {
         const std::lock_guard lock{mutex_};
         if (stopped_) return;
@@ -46,6 +42,16 @@ public:
         } catch (const std::system_error&) {  // no more threads: one of those that are there takes it, or nobody does
             if (threads_.empty()) waiting_.pop_back();
         }
+    }
+    void stop() {
+        {
+            const std::lock_guard lock{mutex_};
+            stopped_ = true;
+            for (const auto& stop : running_) *stop = true;
+        }
+        wake_.notify_all();
+        for (auto& t : threads_) t.join();
+        waiting_.clear();
     }
 
 private:
@@ -86,16 +92,6 @@ private:
             running_.erase(place);
         }
     }
-    void shutdown() override {
-        {
-            const std::lock_guard lock{mutex_};
-            stopped_ = true;
-            for (const auto& stop : running_) *stop = true;
-        }
-        wake_.notify_all();
-        for (auto& t : threads_) t.join();
-        waiting_.clear();
-    }
 
     static constexpr std::size_t most_threads = 8;
     std::mutex mutex_;
@@ -105,6 +101,37 @@ private:
     std::vector<std::thread> threads_;
     std::size_t idle_ = 0;
     bool stopped_ = false;
+};
+
+/// The threads of an execution context: started when needed, joined when it goes. Those of a parent are not there in its child, which has its own.
+class blocking_work : public asio::execution_context::service {
+public:
+    using key_type = blocking_work;
+    inline static asio::execution_context::id id;
+
+    explicit blocking_work(asio::execution_context& context) : asio::execution_context::service(context) {}
+
+    /// Jobs must end soon after their `stop` is set. They may run at the same time, in any order.
+    void run(std::function<void()> what, stop_flag stop) {
+        const auto team = [this] {
+            const std::lock_guard lock{mutex_};
+            if (team_ == nullptr || !home_.is_here()) {
+                home_ = {};
+                team_ = shared_at_home(new blocking_team);
+            }
+            return team_;
+        }();
+        team->run(std::move(what), std::move(stop));
+    }
+
+private:
+    void shutdown() override {
+        if (team_ != nullptr && home_.is_here()) team_->stop();
+    }
+
+    std::mutex mutex_;
+    std::shared_ptr<blocking_team> team_;
+    home_process home_;
 };
 
 /// Runs `work(stop)` on a thread that may block, then `done(result)` on `executor`; counts as outstanding work of it until then.

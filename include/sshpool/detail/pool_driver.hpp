@@ -5,6 +5,7 @@
 #include <sshpool/detail/deadline_timer.hpp>
 #include <sshpool/detail/event_queue.hpp>
 #include <sshpool/detail/pool_core.hpp>
+#include <sshpool/detail/suspend_watch.hpp>
 #include <sshpool/lease.hpp>
 #include <sshpool/pool_params.hpp>
 #include <sshpool/pool_stats.hpp>
@@ -42,7 +43,7 @@ public:
 
     static std::shared_ptr<pool_driver> make(asio::any_io_executor executor, pool_params params, factory make_transport) {
         validate(params);
-        auto driver = std::shared_ptr<pool_driver>(new pool_driver{std::move(executor), std::move(params), std::move(make_transport)});
+        auto driver = shared_at_home(new pool_driver{std::move(executor), std::move(params), std::move(make_transport)});
         driver->guard_.emplace(asio::query(driver->executor_, asio::execution::context), [weak = driver->weak_from_this()] {
             if (const auto self = weak.lock()) self->let_go();
         });
@@ -50,6 +51,8 @@ public:
     }
 
     bool is_alive() const noexcept { return guard_->is_alive(); }
+    bool is_forked() const noexcept { return guard_->is_forked(); }
+    bool has_context() const noexcept { return guard_->has_context(); }
     const asio::any_io_executor& executor() const noexcept { return executor_; }
     const pool_params& params() const noexcept { return params_; }
     instant now() const { return std::chrono::duration_cast<instant>(Clock::now().time_since_epoch()); }
@@ -59,6 +62,7 @@ public:
     /// Queues the caller, or answers it at once.
     void ask(caller_pointer asked) {
         if (asked->deadline == instant{}) asked->deadline = now() + params_.acquire_timeout;
+        if (is_forked()) return answer(*asked, asked_in_a_child(asked->where.key()));
         if (!guard_->is_alive()) return;
         asio::dispatch(*strand_, [self = this->shared_from_this(), asked = std::move(asked)]() mutable { self->queue(std::move(asked)); });
     }
@@ -73,6 +77,7 @@ public:
     }
     /// Lends what can be lent at this moment.
     std::optional<lease_type> try_lend(const target& to, std::source_location from) {
+        if (!guard_->is_alive()) return std::nullopt;
         actions out;
         std::optional<lease_type> result;
         bool usable = false;
@@ -97,6 +102,7 @@ public:
     /// Steps the core now: the effect is there before this returns, what follows from it is carried out on the strand.
     template <class Step>
     void step_now(Step&& step) {
+        if (!guard_->is_alive()) return;
         {
             const std::lock_guard lock{mutex_};
             if (gone_) return;
@@ -104,9 +110,10 @@ public:
         }
         settle_later();
     }
-    /// Reads the core.
+    /// Reads the core; what it would give for no pool at all in a forked child.
     template <class Read>
     auto read(Read&& read) const {
+        if (is_forked()) return std::invoke_result_t<Read, const pool_core&>{};
         const std::lock_guard lock{mutex_};
         return std::forward<Read>(read)(core_);
     }
@@ -145,7 +152,7 @@ public:
     // lease_owner: any thread -------------------------------------------------------------------------------------------------
 
     void give_back(std::uint64_t connection, std::uint64_t lease) noexcept override {
-        if (!returned_.push({connection, lease})) return;  // the first of the batch has sent for the strand
+        if (is_forked() || !returned_.push({connection, lease})) return;  // the first of the batch has sent for the strand
         try {
             on_strand([self = this->shared_from_this()] { self->step([](pool_core&, instant, actions&) {}); });  // collects
         } catch (...) {  // out of memory: whatever comes to the strand next collects it
@@ -193,6 +200,7 @@ private:
 
     template <class Step>
     void step(Step&& step) {
+        if (!guard_->is_alive()) return;
         {
             const std::lock_guard lock{mutex_};
             step_core(std::forward<Step>(step));
@@ -204,7 +212,8 @@ private:
     /// Every step of the core, on whatever thread: under the mutex, after the leases that came back before it.
     template <class Step>
     void step_core(Step&& step) {
-        const auto at = now();
+        const auto [at, slept] = watch_.look();
+        if (slept.count() > 0) core_.suspended(at, slept, pending_);
         if (returned_.take(returning_)) {
             for (const auto& back : returning_) {
                 const auto found = connections_.find(back.connection);
@@ -244,7 +253,7 @@ private:
     void settle_later() {
         on_strand([self = this->shared_from_this()] {
             self->more_ = true;
-            self->settle();
+            if (self->is_alive()) self->settle();
         });
     }
 
@@ -331,9 +340,7 @@ private:
     void perform(act::close& what) {
         const auto id = what.connection;
         auto transport = find(id);
-        if (!transport) {  // its open failed at the same moment
-            return step([id](pool_core& core, instant at, actions& out) { core.closed(at, id, out); });
-        }
+        if (!transport) return step([id](pool_core& core, instant at, actions& out) { core.closed(at, id, out); });  // its open failed at the same moment
         // Keeps the driver until everything has closed: the pool object may be gone by then.
         transport->close([self = this->shared_from_this(), id] {
             self->on_strand([self, id] {
@@ -424,6 +431,7 @@ private:
     std::unordered_map<connection_id, Transport> connections_;  // changed on the strand, under the mutex
     waiter_id last_waiter_ = 0;
     std::vector<returned_leases::entry> returning_;
+    suspend_watch<Clock> watch_;
     bool gone_ = false;  // with the execution context
 
     returned_leases returned_;

@@ -17,7 +17,7 @@ template <class Transport, class Driver, class Handler>
 class pool_run_op : public std::enable_shared_from_this<pool_run_op<Transport, Driver, Handler>> {
 public:
     static void start(const std::shared_ptr<Driver>& driver, Handler handler, target to, command what, error_info* details, std::source_location from) {
-        if (!driver->is_alive()) return;
+        if (!driver->has_context()) return;
         const auto op = std::make_shared<pool_run_op>(driver, std::move(handler), std::move(to), std::move(what), details, from);
         on_cancellation(op->handler_, [driver = std::weak_ptr{driver}, weak = std::weak_ptr{op}] {
             if (const auto d = driver.lock())

@@ -18,7 +18,7 @@ template <class Driver, class Clock, class Handler>
 class shutdown_op : public std::enable_shared_from_this<shutdown_op<Driver, Clock, Handler>> {
 public:
     static void start(const std::shared_ptr<Driver>& driver, Handler handler, std::chrono::milliseconds grace) {
-        if (!driver->is_alive()) return;
+        if (!driver->has_context()) return;
         const auto op = std::make_shared<shutdown_op>(driver, std::move(handler));
         on_cancellation(op->handler_, [driver = std::weak_ptr{driver}, weak = std::weak_ptr{op}] {
             if (const auto d = driver.lock())
@@ -26,6 +26,7 @@ public:
                     if (const auto self = weak.lock()) self->finish(make_error(errc::cancelled));
                 });
         });
+        if (driver->is_forked()) return op->finish({});  // the connections are the parent's
         driver->shut_down([op] {
             op->drained_ = true;
             op->grace_.cancel();

@@ -52,7 +52,7 @@ public:
     using opened_handler = std::function<void(open_report)>;
 
     static std::shared_ptr<ssh_session> make(const asio::any_io_executor& executor) {
-        auto session = std::shared_ptr<ssh_session>(new ssh_session);
+        auto session = shared_at_home(new ssh_session);
         session->io_.emplace(executor);
         session->guard_.emplace(asio::query(executor, asio::execution::context), [weak = session->weak_from_this()] {
             if (const auto self = weak.lock()) self->let_go();
@@ -71,6 +71,7 @@ public:
         on_strand([self = shared_from_this(), done = std::move(done)]() mutable { self->begin_close(std::move(done)); });
     }
     void run(std::shared_ptr<session_op> op, std::chrono::milliseconds timeout) {
+        if (is_forked()) return op->reject(made_before_fork());
         on_strand([self = shared_from_this(), op = std::move(op), timeout]() mutable { self->begin_run(std::move(op), timeout); });
     }
     void cancel(std::weak_ptr<session_op> which) {
@@ -91,6 +92,23 @@ public:
         });
     }
 
+    /// For operations, on the strand: has `work(stop)` done where it may block, then `done` here, and then everything stepped again.
+    template <class Work, class Done>
+    void aside(Work work, Done done) {
+        if (!io_) return;
+        off_strand(
+            io_->strand, std::make_shared<std::atomic<bool>>(false),
+            [work = std::move(work)](const std::atomic<bool>& stop) {
+                work(stop);
+                return true;
+            },
+            [self = shared_from_this(), done = std::move(done)](bool) {
+                done();
+                if (self->engine_) self->engine_->nudge(clock::now());
+                self->settle();
+            });
+    }
+
     bool is_usable() const noexcept { return usable_.load(std::memory_order_relaxed) && guard_->is_alive(); }
     clock::time_point last_heard() const noexcept { return clock::time_point{clock::duration{last_heard_.load(std::memory_order_relaxed)}}; }
 
@@ -100,8 +118,15 @@ public:
     /// The executor of the connection; nothing once its context has gone.
     std::optional<asio::any_io_executor> executor() {
         std::optional<asio::any_io_executor> found;
+        if (is_forked() && guard_->has_context() && io_) return io_->executor;
         guard_->with_context([&] { found = io_->executor; });
         return found;
+    }
+
+    /// This is a child of the process that made the connection: everything that is asked of it here has this answer.
+    bool is_forked() const noexcept { return guard_->is_forked(); }
+    error_info made_before_fork() const {
+        return {make_error(errc::connection_lost), {}, "channel", "the connection was made before fork(), and belongs to the parent process"};
     }
 
     /// "user@host:port". On the strand only, as operations are called.

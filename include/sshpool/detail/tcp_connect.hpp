@@ -20,13 +20,17 @@
 #include <utility>
 #include <vector>
 
+#include <sys/socket.h>
+#include <unistd.h>
+
 namespace sshpool::detail {
 
 /// Makes a TCP connection: resolves the name, tries every address. The deadline is shared out, so that one address that does not answer cannot
 /// keep the others from being tried.
 class tcp_connect final : public stream_connect, public std::enable_shared_from_this<tcp_connect> {
 public:
-    tcp_connect(const session_strand& strand, handler done) : strand_(strand), resolver_(strand), socket_(strand), timer_(strand), done_(std::move(done)) {}
+    tcp_connect(const session_strand& strand, handler done)
+        : strand_(strand), resolver_(strand), socket_(new tcp_socket(strand)), timer_(strand), done_(std::move(done)) {}
 
     void start(const std::string& host, std::uint16_t port, clock::time_point deadline) override {
         started_ = clock::now();
@@ -39,7 +43,7 @@ public:
         }
         resolver_.async_resolve(host, std::to_string(port), asio::ip::resolver_base::numeric_service,
                                 [self = shared_from_this()](std::error_code error, const asio::ip::tcp::resolver::results_type& found) {
-                                    if (self->done_) self->resolved(error, found);
+                                    if (self->is_wanted()) self->resolved(error, found);
                                 });
     }
     std::string phase() const override { return endpoints_.empty() ? "resolve" : "tcp"; }
@@ -48,8 +52,9 @@ public:
     void cancel() noexcept override {
         done_ = nullptr;
         std::error_code ignored;
+        if (!socket_.get_deleter().is_here()) return;
         resolver_.cancel();
-        socket_.close(ignored);
+        if (socket_) socket_->close(ignored);
         timer_.cancel(ignored);
     }
 
@@ -72,20 +77,21 @@ private:
         }
         const auto endpoint = endpoints_[next_++];
         std::error_code ec;
-        socket_.close(ec);
+        socket_->close(ec);
+        open_socket(endpoint.protocol());
         const auto attempt = next_;
         if (endpoints_.size() > 1) {
             const auto now = clock::now();
             timer_.expires_at(now + (deadline_ - now) / static_cast<int>(endpoints_.size() - next_ + 1));
             timer_.async_wait([self = shared_from_this(), attempt](std::error_code error) {
-                if (!error && self->done_ && self->next_ == attempt) {
+                if (!error && self->is_wanted() && self->next_ == attempt) {
                     std::error_code ignored;
-                    self->socket_.close(ignored);  // ends the attempt
+                    self->socket_->close(ignored);  // ends the attempt
                 }
             });
         }
-        socket_.async_connect(endpoint, [self = shared_from_this(), endpoint](std::error_code error) {
-            if (self->done_) self->tried(endpoint, error);
+        socket_->async_connect(endpoint, [self = shared_from_this(), endpoint](std::error_code error) {
+            if (self->is_wanted()) self->tried(endpoint, error);
         });
     }
 
@@ -104,11 +110,23 @@ private:
         try_next();
     }
 
+    /// What is begun in one process is not finished in its child.
+    bool is_wanted() const noexcept { return done_ && socket_.get_deleter().is_here(); }
+
+    /// The programs that this one starts do not get the descriptor. Without this, and where it fails, the socket is opened as it is connected.
+    void open_socket([[maybe_unused]] const asio::ip::tcp& protocol) {
+#ifdef SOCK_CLOEXEC
+        const int fd = ::socket(protocol.family(), protocol.type() | SOCK_CLOEXEC, protocol.protocol());
+        std::error_code ec;
+        if (fd >= 0 && socket_->assign(protocol, fd, ec)) ::close(fd);
+#endif
+    }
+
     void finish(result r) { std::exchange(done_, nullptr)(std::move(r)); }
 
     session_strand strand_;
     asio::ip::basic_resolver<asio::ip::tcp, session_strand> resolver_;
-    tcp_stream::socket_type socket_;
+    tcp_socket_pointer socket_;
     asio::basic_waitable_timer<clock, asio::wait_traits<clock>, session_strand> timer_;
     handler done_;
     clock::time_point started_{};

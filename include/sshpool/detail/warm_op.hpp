@@ -18,7 +18,7 @@ template <class Transport, class Driver, class Handler>
 class warm_op : public std::enable_shared_from_this<warm_op<Transport, Driver, Handler>> {
 public:
     static void start(const std::shared_ptr<Driver>& driver, Handler handler, std::vector<target> targets, std::source_location from) {
-        if (!driver->is_alive()) return;
+        if (!driver->has_context()) return;
         const auto op = std::make_shared<warm_op>(driver, std::move(handler), std::move(targets), from);
         on_cancellation(op->handler_, [driver = std::weak_ptr{driver}, weak = std::weak_ptr{op}] {
             if (const auto d = driver.lock())
@@ -26,6 +26,7 @@ public:
                     if (const auto self = weak.lock()) self->cancel();
                 });
         });
+        if (driver->is_forked()) return op->refuse();
         driver->on_strand([op] { op->go_on(); });
     }
 
@@ -56,6 +57,10 @@ private:
         std::shared_ptr<warm_op> op;
     };
 
+    void refuse() {
+        for (const auto& to : targets_) report_.failed.push_back({to.key(), asked_in_a_child(to.key())});
+        complete(this->shared_from_this());
+    }
     // All on the strand.
     void go_on() {
         while (!cancelled_ && next_ < targets_.size() && asked_.size() < driver_->params().max_handshakes) {
