@@ -6,6 +6,10 @@ endif()
 if(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
     set(CMAKE_BUILD_TYPE Debug)
     set(CMAKE_CXX_FLAGS_DEBUG "-O1 -g1")
+    # Instrumented code takes g++ 12 nearly twice as long to optimise as not to: a test of the pool 95 s against 53 s.
+    if(SSHPOOL_SANITIZE)
+        set(CMAKE_CXX_FLAGS_DEBUG "-O0 -g1")
+    endif()
 endif()
 
 set(CMAKE_EXPORT_COMPILE_COMMANDS ON)  # for clang-tidy
