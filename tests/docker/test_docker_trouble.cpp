@@ -85,6 +85,20 @@ TEST_CASE("a connection cut in the middle of a step, done again where that is sa
 
 TEST_CASE("a connection cut in the middle of a step, done again where that is safe and else named, and nothing is left behind (container)") {
     executor ex;
+    auto wish = executor::box("pod_1");
+    wish.volumes.emplace_back("data_1", "/data");
+    check_cuts(ex, wish,
+               {{step::create_volume, "volume create", 0},
+                {step::create, "create", 0},
+                {step::start, "start", 0},
+                {step::wait_until_running, "container inspect", 0}});
+    // A caller who tries again after all that meets nothing in the way.
+    executor::wait(ex.create(wish));
+    CHECK(ex.engine.containers() == std::set<std::string>{"pod_1"});
+}
+
+TEST_CASE("a connection cut in the middle of a step, done again where that is safe and else named, and nothing is left behind (inside)") {
+    executor ex;
     const support::temp_dir dir;
     auto wish = executor::box("pod_1");
     wish.volumes.emplace_back("data_1", "/data");
@@ -94,18 +108,7 @@ TEST_CASE("a connection cut in the middle of a step, done again where that is sa
     wish.network = "host";
     wish.jupyter.emplace(support::free_port());
     wish.jupyter->script = "echo x >/www/api\nhttpd -p \"127.0.0.1:$port\" -h /www </dev/null >/dev/null 2>&1\n";
-    check_cuts(ex, wish,
-               {{step::create_volume, "volume create", 0},
-                {step::create, "create", 0},
-                {step::start, "start", 0},
-                {step::wait_until_running, "container inspect", 0},
-                {step::set_up_sshd, "exec", 0},
-                {step::add_keys, "exec", 1},
-                {step::verify_keys, "exec", 2},
-                {step::install_jupyter, "exec", 3}});
-    // A caller who tries again after all that meets nothing in the way.
-    executor::wait(ex.create(wish));
-    CHECK(ex.engine.containers() == std::set<std::string>{"pod_1"});
+    check_cuts(ex, wish, {{step::set_up_sshd, "exec", 0}, {step::add_keys, "exec", 1}, {step::verify_keys, "exec", 2}, {step::install_jupyter, "exec", 3}});
 }
 
 TEST_CASE("a container that a lost create makes late is found and removed all the same") {
@@ -213,6 +216,16 @@ TEST_CASE("the other operations, cut in the middle of a step: done again where t
         ex.hold(executor::when::after, c.words);
         CHECK_FALSE(cut<outcome>(ex, cuts::once, c.start).has_value());
     }
+    // Cleaning up after a failure is a step like the others; the failure is told as it was.
+    auto wrong = executor::box("pod_2");
+    wrong.entrypoint = "/no/such";
+    ex.hold(executor::when::before, "ps --all --quiet");
+    const auto undone = cut<created_container>(ex, cuts::once, [&] { return ex.create(wrong); });
+    REQUIRE(undone);
+    CHECK(undone->where == step::start);
+    CHECK(undone->code == errc::command_failed);
+    CHECK(undone->left_behind.empty());
+    CHECK(ex.engine.containers() == std::set<std::string>{"pod_1"});
     for (const auto& [where, words] : {std::pair{step::look, "ps"}, std::pair{step::remove_container, "rm"}, std::pair{step::remove_volume, "volume rm"},
                                        std::pair{step::prune_images, "image prune"}}) {
         INFO("cut in " << to_string(where));

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <csignal>
 #include <filesystem>
 #include <memory>
 #include <set>
@@ -24,7 +25,8 @@ namespace support {
 /// A private Docker Engine: own socket, own data, no bridge, no firewall rules. Containers have no network, or the machine's own.
 ///
 /// It runs in process and mount namespaces of its own, with its data in a tmpfs mounted there: when the object goes, or the test dies in whatever way,
-/// engine, containers, mounts and data are gone with them. Needs root; errors throw with the engine's own words.
+/// engine, containers, mounts and data are gone with them. What a killed test leaves, empty directories, goes with the next engine's start.
+/// Needs root; errors throw with the engine's own words.
 class docker_engine {
 public:
     docker_engine() {
@@ -32,6 +34,8 @@ public:
         for (const char* program : {docker(), "/bin/busybox"}) {
             if (::access(program, X_OK) != 0) throw std::runtime_error(std::string{program} + " is missing: the packages docker.io and busybox-static");
         }
+        remove_remains();
+        write_file(dir_ / "owner", std::to_string(::getpid()));
         std::filesystem::permissions(dir_.path(), std::filesystem::perms{0711});
         std::filesystem::create_directory(dir_ / "data");
         start();
@@ -45,7 +49,7 @@ public:
         } catch (const std::exception&) {  // its processes are killed below in any case
         }
         engine_.reset();
-        remove_cgroups();
+        remove_cgroups(cgroup());
     }
 
     static const char* docker() noexcept { return "/usr/bin/docker"; }
@@ -87,7 +91,9 @@ private:
 
     void start() {
         constexpr auto script =
-            "exec >\"$1/log\" 2>&1 && mount -t tmpfs -o size=2g,mode=711 tmpfs \"$1/data\" && init=$(command -v docker-init || true) && "
+            "exec >\"$1/log\" 2>&1 && mount -t tmpfs -o size=2g,mode=711 tmpfs \"$1/data\" && case $1 in /run/*) ;; *) mount -t tmpfs tmpfs /run ;; esac && "
+            "init=$(command -v docker-init || "
+            "true) && "
             "exec ${init:+\"$init\" -s --} dockerd --iptables=false --ip6tables=false --bridge=none --storage-driver=vfs "
             "--exec-opt native.cgroupdriver=cgroupfs --cgroup-parent=\"/$2\" "
             "--data-root=\"$1/data/root\" --exec-root=\"$1/data/exec\" --pidfile=\"$1/data/pid\" --host=\"unix://$1/docker.sock\"";
@@ -141,16 +147,33 @@ private:
     }
 
     // The kernel keeps the (empty) directories that containers were counted in.
-    void remove_cgroups() const {
+    static void remove_cgroups(const std::string& cgroup) {
         std::error_code ignored;
-        std::vector<std::filesystem::path> roots{"/sys/fs/cgroup/" + cgroup()};
-        for (const auto& controller : std::filesystem::directory_iterator("/sys/fs/cgroup", ignored)) roots.push_back(controller.path() / cgroup());
+        std::vector<std::filesystem::path> roots{"/sys/fs/cgroup/" + cgroup};
+        for (const auto& controller : std::filesystem::directory_iterator("/sys/fs/cgroup", ignored)) roots.push_back(controller.path() / cgroup);
         for (const auto& root : roots) {
             if (!std::filesystem::is_directory(root, ignored)) continue;
             for (const auto& child : std::filesystem::directory_iterator(root, ignored)) {
                 if (child.is_directory(ignored)) wait_until([&] { return ::rmdir(child.path().c_str()) == 0 || errno != EBUSY; }, std::chrono::seconds{2});
             }
             wait_until([&] { return ::rmdir(root.c_str()) == 0 || errno != EBUSY; }, std::chrono::seconds{2});
+        }
+    }
+
+    static void remove_remains() {
+        std::error_code ignored;
+        for (const auto& entry : std::filesystem::directory_iterator(std::filesystem::temp_directory_path(), ignored)) {
+            const auto owner = entry.path() / "owner";
+            if (!entry.path().filename().string().starts_with("sshpool-test-") || !std::filesystem::exists(owner, ignored)) continue;
+            pid_t pid = 0;
+            try {
+                pid = static_cast<pid_t>(std::stol(read_file(owner)));
+            } catch (const std::exception&) {
+                continue;  // just being made, or just being removed
+            }
+            if (pid <= 0 || ::kill(pid, 0) == 0 || errno != ESRCH) continue;
+            remove_cgroups(entry.path().filename().string());
+            std::filesystem::remove_all(entry.path(), ignored);
         }
     }
 
