@@ -514,13 +514,13 @@ TEST_CASE("explain: every limit that holds a connect up is named with its parame
         w.ask(2, a);
         CHECK(queue_of(w.explain()) == "for a handshake with a:22: 1/1 under way (pool_params::max_handshakes_per_host)");
     }
-    SECTION("first logins to a host") {
+    SECTION("logins to a host that may be refused") {
         world w{params()};
         w.ask(1, b);
         w.ask(2, as("carol"));
         w.ask(3, as("alice", "admin@a"));
         CHECK(queue_of(w.explain("admin@a:22")) ==
-              "for other first logins to a:22 to end: 2 under way that might be refused, and sshd locks out who is refused too often (PerSourcePenalties)");
+              "for other logins to a:22 to end: 2 under way that might be refused, and sshd locks out who is refused too often (PerSourcePenalties)");
     }
     SECTION("connections of the key") {
         world w{params([](pool_params& p) { p.max_connections_per_host = 1; })};

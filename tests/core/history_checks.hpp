@@ -67,8 +67,8 @@ inline void random_history::check_figures() {
         if (of_key(to.key()) > p.max_connections_per_host) ref_.blame("more connections of a key than max_connections_per_host");
         const auto here = ref_.count([&](const conn& c) { return c.to.endpoint() == to.endpoint() && c.state != conn::open && !c.answered; });
         if (here > p.max_handshakes_per_host) ref_.blame("more handshakes of a host than max_handshakes_per_host");
-        const auto unproven = ref_.count([&](const conn& c) { return c.to.endpoint() == to.endpoint() && c.state != conn::open && !c.answered && c.unproven; });
-        if (unproven > 2) ref_.blame("more logins of a host at once than it may refuse");
+        const auto at_risk = ref_.count([&](const conn& c) { return c.to.endpoint() == to.endpoint() && c.state != conn::open && !c.answered && c.at_risk; });
+        if (at_risk > 2) ref_.blame("more logins of a host at once than it may refuse");
     }
     if (ref_.count([](const conn& c) { return c.state != conn::open && !c.answered; }) > p.max_handshakes) ref_.blame("more handshakes than max_handshakes");
 
@@ -214,12 +214,14 @@ inline bool random_history::handshakes_reached(const target& to) const {
     };
     const auto here = [&](const conn& c) { return under_way(c) && c.to.endpoint() == to.endpoint(); };
     if (ref_.count(under_way) >= ref_.params.max_handshakes || ref_.count(here) >= ref_.params.max_handshakes_per_host) return true;
-    if (ref_.trouble.is_unproven(to) && ref_.count([&](const conn& c) { return here(c) && c.unproven; }) >= 2) return true;
+    const bool may_be_refused = !ref_.is_logged_in(to);
+    const auto at_risk = ref_.count([&](const conn& c) { return here(c) && c.at_risk; });
+    if (may_be_refused && at_risk >= 2) return true;
     auto trouble = ref_.trouble;
     const auto server = trouble.server_of(to, now_);
     if (server.busy_until > now_ || ref_.count(here) >= std::min(server.allowed, server.waited_for)) return true;
-    const auto risked = static_cast<std::int64_t>(ref_.count([&](const conn& c) { return here(c) && c.unproven; }) + 1) * std::chrono::seconds{5};
-    return ref_.trouble.is_unproven(to) && std::max(instant{}, server.punished_until - now_) + risked > std::chrono::seconds{10};
+    const auto risked = static_cast<std::int64_t>(at_risk + 1) * std::chrono::seconds{5};
+    return may_be_refused && std::max(instant{}, server.punished_until - now_) + risked > ref_.trouble.most_risk(to);
 }
 /// A reserved chain: somewhere on the way a connect or a probe is under way, or a handshake has to wait for its turn.
 inline bool random_history::chain_moves(const target& to) const {

@@ -28,8 +28,8 @@ struct seen_connection {
     bool probing = false;
     bool unpooled = false;
     bool retired = false;
-    bool suspect = false;   // the machine slept since it was last heard of
-    bool unproven = false;  // its login may be refused
+    bool suspect = false;  // the machine slept since it was last heard of
+    bool at_risk = false;  // its login may be refused
     instant started{};
     std::map<lease_id, instant> leases{};
     std::set<lease_id> long_leases{};  // that were told of
@@ -112,6 +112,9 @@ public:
         return n;
     }
     bool usable(const seen_connection& c) const { return c.state == seen_connection::open && !c.retired && !c.unpooled && now < c.expires; }
+    bool is_logged_in(const target& to) const {
+        return count([&](const auto& c) { return c.to.key() == to.key() && usable(c) && c.to.credential_digest() == to.credential_digest(); }) > 0;
+    }
     bool fresh(const seen_connection& c) const { return !c.suspect && still_heard(c); }
     bool still_heard(const seen_connection& c) const { return params.health_check_interval.count() == 0 || now - c.heard < params.health_check_interval; }
     bool lendable(const seen_connection& c) const { return usable(c) && !c.probing && fresh(c) && c.leases.size() < c.capacity; }
@@ -168,8 +171,10 @@ public:
         if (here >= trouble.server_of(a.to, now).allowed) blame("begins more handshakes than a busy server takes");
         seen_connection c{a.connection, a.to, a.via};
         c.started = now;
-        c.unproven = trouble.is_unproven(a.to);
-        if (c.unproven && trouble.server_of(a.to, now).punished_until - now > std::chrono::seconds{5}) blame("risks another refusal although two still count");
+        c.at_risk = !is_logged_in(a.to);
+        const auto others = static_cast<std::int64_t>(count([&](const auto& o) { return o.to.endpoint() == a.to.endpoint() && o.at_risk && !o.answered; }));
+        const auto risk = trouble.server_of(a.to, now).punished_until - now + std::chrono::seconds{5} * (others + 1);
+        if (c.at_risk && risk > trouble.most_risk(a.to)) blame("risks a refusal too many");
         connections.push_back(std::move(c));
     }
     void on(const act::grant& a) {

@@ -62,6 +62,9 @@ public:
         return it == proven.end() || it->second != to.credential_digest();
     }
 
+    /// What an sshd may count against this address when one more login has been refused.
+    instant most_risk(const target& to) const { return std::chrono::seconds{is_unproven(to) ? 10 : 13}; }
+
     void opened(const target& to, instant now) {
         setbacks.erase(host_of(to));
         setbacks.erase(login_of(to));
@@ -98,7 +101,7 @@ public:
         } else if (login) {
             s.punished_until = std::max(s.punished_until, now) + std::chrono::seconds{1};
         }
-        if (s.punished_until - now > std::chrono::seconds{15}) blame("sshd locks the address out");
+        if (s.punished_until - now >= std::chrono::seconds{15}) blame("sshd locks the address out");
         expected = expectation{event_kind::backing_off, login ? login_of(to) : host_of(to), to, why == errc::auth_failed, true};
     }
     void told(const pool_event& e, instant now) {

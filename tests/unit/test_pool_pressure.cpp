@@ -74,6 +74,16 @@ const error_info denied = failed(errc::auth_failed, "login", "the password was r
 /// A pause of that length, shortened by up to a fifth.
 bool is_pause(nanoseconds d, nanoseconds longest) { return d <= longest && d >= longest * 4 / 5; }
 
+/// sshd's own books, as of PerSourcePenalties' defaults: 5 s for a refused login, 1 s for a connection without one, locked out from 15 s on.
+struct penalties {
+    nanoseconds until{};
+    nanoseconds most{};
+    void charge(nanoseconds cost, nanoseconds now) {
+        until = std::max(until, now) + cost;
+        most = std::max(most, until - now);
+    }
+};
+
 }  // namespace
 
 // Busy servers ---------------------------------------------------------------------------------------------------------------
@@ -392,15 +402,7 @@ TEST_CASE("a host key that is not the right one keeps only those away who would 
 }
 
 TEST_CASE("with the default parameters no sshd is given a reason to lock this address out, whoever logs in with whatever", "[pressure][login]") {
-    // sshd's own books, as of PerSourcePenalties' defaults: 5 s for a refused login, 1 s for a connection without one, locked out from 15 s on.
-    struct sshd {
-        nanoseconds until{};
-        nanoseconds most{};
-        void charge(nanoseconds cost, nanoseconds now) {
-            until = std::max(until, now) + cost;
-            most = std::max(most, until - now);
-        }
-    } server;
+    penalties server;
     pressed f{[](pool_params& p) { p.acquire_timeout = 3s; }};
     f.network->opens = answer::when_told;
     std::map<std::string, nanoseconds> last_refused;  // by user and identity
@@ -412,8 +414,7 @@ TEST_CASE("with the default parameters no sshd is given a reason to lock this ad
         for (int i = 0; i < 4; ++i) {
             const auto who = random() % (wrong + 2);  // two of them are right
             const auto user = who % 3 == 0 ? "admin" : "root";
-            auto a = f.ask(target{user, "a", 22, credentials::password("secret " + std::to_string(who)), host_key_policy::accept_any()});
-            a.reset();
+            f.ask(target{user, "a", 22, credentials::password("secret " + std::to_string(who)), host_key_policy::accept_any()});
         }
         f.settle();
         for (const auto i : f.pending()) {
@@ -455,6 +456,54 @@ TEST_CASE("with the default parameters no sshd is given a reason to lock this ad
     CHECK(refused > 50);
     CHECK(lost > 20);
     CHECK(let_in > 20);
+}
+
+TEST_CASE("an sshd that comes back without any of the accounts it had does not lock this address out either", "[pressure][login]") {
+    pressed f;
+    f.network->opens = answer::when_told;
+    std::vector<target> users;
+    for (int i = 0; i < 12; ++i) users.emplace_back("user" + std::to_string(i), "a", 22, credentials::password("right"), host_key_policy::accept_any());
+    std::vector<std::shared_ptr<pool_fixture::asked>> all;
+    for (const auto& u : users) all.push_back(f.ask(u));
+    f.settle();
+    while (!f.pending().empty()) f.finish(f.pending().front());
+    for (auto& a : all) REQUIRE(a->lease);
+    all.clear();
+    f.settle();
+    for (std::size_t i = 0; i < users.size(); ++i) f.network->lose(i);
+    f.settle();
+    penalties server;
+    std::set<std::string> tried;
+    for (nanoseconds now{}; now < 60s; now += 100ms) {
+        for (const auto& u : users) f.ask(u);
+        f.settle();
+        CHECK(f.pending().size() <= 2);
+        for (const auto i : f.pending()) {
+            tried.insert(f.network->at(i)->where->key());
+            server.charge(5s, now);
+            f.finish(i, denied);
+        }
+        f.advance(100ms);
+    }
+    CHECK(server.most < 15s);
+    CHECK(tried.size() >= 6);
+}
+
+TEST_CASE("credentials that are logged in do not wait for logins that may be refused", "[pressure][login]") {
+    pressed f{[](pool_params& p) { p.leases_per_connection = 1; }};
+    f.network->set_phases({0ns, 0ns, 0ns, 1ms});
+    auto held = f.get(host("a"));
+    f.network->opens = answer::when_told;
+    f.ask(target{"one@a", credentials::password("x"), host_key_policy::accept_any()});
+    f.ask(target{"two@a", credentials::password("x"), host_key_policy::accept_any()});
+    auto third = f.get(target{"three@a", credentials::password("x"), host_key_policy::accept_any()});
+    CHECK(f.pending().size() == 2);
+    auto more = f.get(host("a"));
+    f.advance(1s);  // the queue is worth one more connection
+    REQUIRE(f.pending().size() == 3);
+    f.finish(f.pending().back());
+    CHECK(more->lease);
+    CHECK_FALSE(third->done);
 }
 
 // Is it us? ------------------------------------------------------------------------------------------------------------------

@@ -116,21 +116,22 @@ struct busy_server {
 
 /// OpenSSH's own books on this machine, kept along so that they never close (sshd_config's PerSourcePenalties, on since 9.8): a refused login costs
 /// 5 s, a connection that went away before a login 1 s, which pass by themselves; from 15 s on the whole address is locked out, whoever
-/// logs in. So at most two logins that might be refused are under way at a host, and fewer while former ones still count.
+/// logs in. So at most two logins that might be refused are under way at a host, and fewer while former ones still count. Credentials that logged in there
+/// before are let closer to the limit, so that those never accepted do not keep them out.
 class penalty_books {
 public:
-    static constexpr std::chrono::seconds refusal{5}, no_login{1}, most{10};
+    static constexpr std::chrono::seconds refusal{5}, no_login{1}, most{10}, most_for_known{13};
 
     void charge(const std::string& endpoint, instant cost, instant now) {
         books_.change(
             endpoint, now, [&](instant& until) { until = std::max(until, now) + cost; }, [](instant until) { return until; });
     }
     /// From when on one more login may be risked while `under_way` others are; nothing: not before one of these has ended.
-    std::optional<instant> free_at(const std::string& endpoint, std::size_t under_way, instant now) const {
+    std::optional<instant> free_at(const std::string& endpoint, std::size_t under_way, instant now, instant allowed = most) const {
         const auto risk = refusal * static_cast<std::int64_t>(under_way + 1);
-        if (risk > most) return std::nullopt;
+        if (risk > allowed) return std::nullopt;
         const auto* until = books_.empty() ? nullptr : books_.find(endpoint, now);
-        return until == nullptr ? now : std::max(now, *until - (most - risk));
+        return until == nullptr ? now : std::max(now, *until - (allowed - risk));
     }
     /// When nothing counts there any more.
     instant until(const std::string& endpoint, instant now) const {

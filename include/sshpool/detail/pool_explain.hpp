@@ -264,7 +264,7 @@ private:
             }
             case limit::host_logins: {
                 const auto& host = *static_cast<const host_state*>(at.owner);
-                return "other first logins to " + host.name + " to end: " + std::to_string(host.unproven) +
+                return "other logins to " + host.name + " to end: " + std::to_string(host.at_risk) +
                        " under way that might be refused, and sshd locks out who is refused too often (PerSourcePenalties)";
             }
             case limit::key_connections: {

@@ -18,6 +18,7 @@ protected:
 
     void connect_succeeded(pooled_connection& c, instant now, actions& out) {
         c.key->proven = c.to.credential_digest();
+        for (auto* d = c.key->doors.front(); d != nullptr; d = c.key->doors.after(*d)) touch(*d);  // their logins are no risk any more
         auto& host = *c.host;
         if (setbacks_.succeeded(c.to)) look_again(host.name);
         if (!busy_.empty() && busy_.find(host.name, now) != nullptr) {

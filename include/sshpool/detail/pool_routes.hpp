@@ -66,9 +66,10 @@ protected:
         if (paused && host == nullptr) return false;
         if (paused || (host != nullptr && host->handshakes >= handshakes_at(*host, now))) return park(d, host->at_limit, 0, as);
         const auto* key = table_.find_key(to.key());
-        if (!is_unproven(key, to)) return true;
-        const auto under_way = host != nullptr ? host->unproven : 0;
-        const auto from = penalties_.free_at(to.endpoint(), under_way, now);
+        if (is_logged_in(key, to)) return true;
+        const auto under_way = host != nullptr ? host->at_risk : 0;
+        const bool known = key != nullptr && key->proven == to.credential_digest();
+        const auto from = penalties_.free_at(to.endpoint(), under_way, now, known ? penalty_books::most_for_known : penalty_books::most);
         if (from && *from <= now) return true;
         if (from) wait_for(d, to, *from);
         return under_way > 0 && park(d, host->at_login_limit, 0, as);  // the end of one may come sooner
@@ -84,7 +85,7 @@ protected:
             }
             case limit::host_logins: {
                 const auto& host = *static_cast<const host_state*>(p.owner);
-                return penalties_.free_at(host.name, host.unproven, now).has_value();
+                return penalties_.free_at(host.name, host.at_risk, now).has_value();
             }
             case limit::key_connections:
                 return static_cast<const key_state*>(p.owner)->connections < params_.max_connections_per_host;

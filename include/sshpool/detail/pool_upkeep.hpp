@@ -77,24 +77,29 @@ protected:
         run_through(c, via);
         return c;
     }
-    /// Nobody has logged in there with these credentials since they were refused, or ever.
-    static bool is_unproven(const key_state* key, const target& to) { return key == nullptr || key->proven != to.credential_digest(); }
+    /// These credentials are logged in there at this moment: one more login of theirs is not refused.
+    static bool is_logged_in(const key_state* key, const target& to) {
+        for (const auto* c = key != nullptr ? key->all.front() : nullptr; c != nullptr; c = key->all.after(*c)) {
+            if (c->usable() && c->to.credential_digest() == to.credential_digest()) return true;
+        }
+        return false;
+    }
     void start(pooled_connection& c, instant now, actions& out) {
         c.state = connection_state::opening;
         c.started = now;
         c.handshaking = true;
-        c.unproven = is_unproven(c.key, c.to);
+        c.at_risk = !is_logged_in(c.key, c.to);
         ++handshakes_;
         ++c.host->handshakes;
-        if (c.unproven) ++c.host->unproven;
+        if (c.at_risk) ++c.host->at_risk;
         out.emplace_back(act::open{c.id, c.to, c.via != nullptr ? c.via->id : 0});
     }
     void finish_handshake(pooled_connection& c) {
         if (!std::exchange(c.handshaking, false)) return;
         --handshakes_;
         --c.host->handshakes;
-        if (std::exchange(c.unproven, false)) {
-            --c.host->unproven;
+        if (std::exchange(c.at_risk, false)) {
+            --c.host->at_risk;
             loosen(c.host->at_login_limit);
         }
         loosen(by_handshakes_);

@@ -59,8 +59,8 @@ struct pooled_connection {
     bool handshaking = false;
     bool was_open = false;
     bool in_serving = false;
-    bool suspect = false;   ///< the machine slept since it was last heard of
-    bool unproven = false;  ///< its login may be refused, and counts among those that sshd punishes
+    bool suspect = false;  ///< the machine slept since it was last heard of
+    bool at_risk = false;  ///< its login may be refused, and counts among those that sshd punishes
     idle_place idleness = idle_place::none;
     std::optional<close_reason> retired;  ///< lent no more, for this reason; closes when nobody needs it
     std::size_t leases = 0;
@@ -308,7 +308,7 @@ struct key_state {
     moving_mean hold_time;
     key_counters counters;
     failure_log failures;
-    std::string proven;  ///< the digest of the credentials that logged in last
+    std::string proven;  ///< the digest of the credentials that logged in last and were not refused since
     intrusive_list<pooled_connection, &pooled_connection::in_key> all;
     intrusive_list<door, &door::in_key> doors;
     parking at_limit{limit::key_connections, this};
@@ -325,7 +325,7 @@ struct host_state {
     std::size_t users = 0;  ///< doors of it, and what waits for it
     std::size_t open = 0;   ///< open connections
     intrusive_list<door, &door::in_host> doors;
-    std::size_t unproven = 0;  ///< handshakes whose login may be refused
+    std::size_t at_risk = 0;  ///< handshakes whose login may be refused
     parking at_limit{limit::host_handshakes, this};
     parking at_login_limit{limit::host_logins, this};
 };
