@@ -1,11 +1,14 @@
-// What the decision core costs: ns per acquire + release of a warm connection, by the number of connections in the pool.
+// What the decision core costs. P2: ns per acquire + release of a warm connection, and per sweep, by the number of connections in the pool, beside a plain map
+// and list of the same size. P3: ns to cancel and to serve one of many waiters. A JSON object a line.
 #include <sshpool/detail/pool_core.hpp>
 
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <list>
 #include <random>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 namespace {
@@ -13,53 +16,158 @@ namespace {
 using namespace sshpool;
 using namespace sshpool::detail;
 
-/// `shuffled`: each lend goes to a random host, so that little of it is in the processor's caches; otherwise to the same one.
-double ns_per_lend(std::size_t connections, bool shuffled) {
+using clock_type = std::chrono::steady_clock;
+
+double ns_per(std::size_t count, clock_type::time_point from) {
+    return std::chrono::duration<double, std::nano>(clock_type::now() - from).count() / static_cast<double>(count);
+}
+
+pool_params sized(std::size_t connections) {
     pool_params params;
     params.max_connections = connections;
     params.max_handshakes = connections;
-    pool_core core{params, 1};
-    const auto login = credentials::password("secret");
+    params.connection_ttl = std::chrono::milliseconds{0};
+    params.health_check_interval = std::chrono::milliseconds{0};  // what is due is the idle timeout alone
+    params.acquire_timeout = std::chrono::hours{1};
+    return params;
+}
+
+/// A core and the hosts it knows.
+struct world {
+    explicit world(std::size_t connections, pool_params params) : core(params, 1) {
+        const auto login = credentials::password("secret");
+        targets.reserve(connections);
+        for (std::size_t i = 0; i < connections; ++i) targets.emplace_back("root@host" + std::to_string(i), login, host_key_policy::accept_any());
+        for (const auto& t : targets) {
+            ask(t);
+            const auto id = std::get<act::open>(out.front()).connection;
+            out.clear();
+            core.opened(now, id, {}, out);
+            give_back(std::get<act::grant>(out.back()));
+        }
+    }
+    waiter_id ask(const target& t) {
+        now += std::chrono::microseconds{1};
+        out.clear();
+        core.acquire(now, ++waiter, t, now + std::chrono::hours{1}, asking::by_policy, std::source_location::current(), out);
+        return waiter;
+    }
+    void give_back(act::grant lent) {
+        out.clear();
+        core.released(now, lent.connection, lent.lease, now, out);
+    }
+
+    pool_core core;
     std::vector<target> targets;
-    targets.reserve(connections);
-    for (std::size_t i = 0; i < connections; ++i) targets.emplace_back("root@host" + std::to_string(i), login, host_key_policy::accept_any());
     actions out;
     instant now = std::chrono::hours{1};
     waiter_id waiter = 0;
-    for (const auto& t : targets) {
-        out.clear();
-        core.acquire(now, ++waiter, t, now + std::chrono::seconds{30}, asking::by_policy, std::source_location::current(), out);
-        const auto id = std::get<act::open>(out.front()).connection;
-        out.clear();
-        core.opened(now, id, {}, out);
-        const auto lease = std::get<act::grant>(out.back()).lease;
-        core.released(now, id, lease, now, out);
+};
+
+/// What a pool costs at the least: the most recently used goes to the front of a list, found by its key.
+class plain_pool {
+public:
+    explicit plain_pool(const std::vector<target>& targets) {
+        for (const auto& t : targets) {
+            entries_.push_front(t.key());
+            map_.emplace(t.key(), entries_.begin());
+        }
     }
-    std::vector<std::size_t> order(std::size_t{1} << 20);
+    void lend(const target& t) { entries_.splice(entries_.begin(), entries_, map_.find(t.key())->second); }
+
+private:
+    std::list<std::string> entries_;
+    std::unordered_map<std::string, std::list<std::string>::iterator> map_;
+};
+
+std::vector<std::size_t> order_of(std::size_t connections, bool shuffled) {
+    std::vector<std::size_t> order(std::size_t{1} << 19);
     std::mt19937_64 random{1};
     for (auto& i : order) i = shuffled ? random() % connections : 0;
+    return order;
+}
+template <class Lend>
+double best_of(const std::vector<std::size_t>& order, Lend lend) {
     auto best = 1e300;
     for (int round = 0; round < 5; ++round) {
-        const auto start = std::chrono::steady_clock::now();
-        for (const auto i : order) {
-            now += std::chrono::microseconds{1};
-            out.clear();
-            core.acquire(now, ++waiter, targets[i], now + std::chrono::seconds{30}, asking::by_policy, std::source_location::current(), out);
-            const auto lent = std::get<act::grant>(out.front());
-            core.released(now, lent.connection, lent.lease, now, out);
-        }
-        const std::chrono::duration<double, std::nano> took = std::chrono::steady_clock::now() - start;
-        best = std::min(best, took.count() / static_cast<double>(order.size()));
+        const auto start = clock_type::now();
+        for (const auto i : order) lend(i);
+        best = std::min(best, ns_per(order.size(), start));
     }
     return best;
+}
+
+void measure_entries(std::size_t connections) {
+    world w{connections, sized(connections)};
+    plain_pool plain{w.targets};
+    const auto lend = [&](std::size_t i) {
+        w.ask(w.targets[i]);
+        w.give_back(std::get<act::grant>(w.out.front()));
+    };
+    const auto same = order_of(connections, false);
+    const auto random = order_of(connections, true);
+    const auto same_ns = best_of(same, lend);
+    const auto random_ns = best_of(random, lend);
+    const auto plain_ns = best_of(random, [&](std::size_t i) { plain.lend(w.targets[i]); });
+    // Sweeps of a pool nobody used yet, where the deadlines are what they say: with nothing due, then up to a thousand of all that are idle.
+    world idle{connections, sized(connections)};
+    constexpr std::size_t sweeps = 1000;
+    auto start = clock_type::now();
+    for (std::size_t i = 0; i < sweeps; ++i) idle.core.advance(idle.now, idle.out);
+    const auto nothing_due = ns_per(sweeps, start);
+    std::size_t closed = 0;
+    start = clock_type::now();
+    for (auto next = idle.core.next_deadline(); next && closed < std::min<std::size_t>(connections, 1000); next = idle.core.next_deadline()) {
+        idle.out.clear();
+        idle.core.advance(*next, idle.out);
+        for (const auto& a : idle.out) closed += std::holds_alternative<act::close>(a) ? 1U : 0U;
+    }
+    std::printf(
+        "{\"workload\": \"P2\", \"connections\": %zu, \"same_host_ns\": %.1f, \"random_host_ns\": %.1f, \"plain_map_and_list_random_ns\": %.1f, "
+        "\"sweep_nothing_due_ns\": %.1f, \"sweep_ns_per_due\": %.1f}\n",
+        connections, same_ns, random_ns, plain_ns, nothing_due, ns_per(closed, start));
+    std::fflush(stdout);
+}
+
+/// `waiters` queue for one host whose connections are all lent.
+void measure_waiters(std::size_t waiters) {
+    double cancel_ns = 1e300;
+    double serve_ns = 1e300;
+    for (int round = 0; round < 5; ++round) {
+        auto params = sized(1);
+        params.leases_per_connection = 1;
+        world w{1, params};
+        w.ask(w.targets[0]);
+        auto held = std::get<act::grant>(w.out.front());
+        const auto queue = [&] {
+            std::vector<waiter_id> ids(waiters);
+            for (auto& id : ids) id = w.ask(w.targets[0]);
+            return ids;
+        };
+        auto ids = queue();
+        std::mt19937_64 random{1};
+        std::shuffle(ids.begin(), ids.end(), random);
+        auto start = clock_type::now();
+        for (const auto id : ids) {
+            w.out.clear();
+            w.core.cancelled(w.now, id, w.out);
+        }
+        cancel_ns = std::min(cancel_ns, ns_per(waiters, start));
+        queue();
+        start = clock_type::now();
+        for (std::size_t i = 0; i < waiters; ++i) {
+            w.give_back(held);
+            held = std::get<act::grant>(w.out.front());
+        }
+        serve_ns = std::min(serve_ns, ns_per(waiters, start));
+    }
+    std::printf("{\"workload\": \"P3\", \"waiters\": %zu, \"cancel_ns\": %.1f, \"serve_ns\": %.1f}\n", waiters, cancel_ns, serve_ns);
+    std::fflush(stdout);
 }
 
 }  // namespace
 
 int main() {
-    std::printf("%12s %22s %22s\n", "connections", "same host, ns/lend", "random host, ns/lend");
-    for (const std::size_t n : {std::size_t{100}, std::size_t{10'000}, std::size_t{100'000}}) {
-        std::printf("%12zu %22.1f %22.1f\n", n, ns_per_lend(n, false), ns_per_lend(n, true));
-        std::fflush(stdout);
-    }
+    for (const std::size_t n : {100, 10'000, 100'000}) measure_entries(n);
+    for (const std::size_t n : {200, 2'000, 20'000}) measure_waiters(n);
 }

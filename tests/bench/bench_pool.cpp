@@ -1,4 +1,5 @@
-// ns per acquire + release through the real driver, beside three bare strand hops of the same run. No network.
+// P1: ns per acquire + release through the real driver over a scripted network, beside three bare strand hops of the same run; then what several threads get
+// through together, with eight callers each. bench_pool [ROUNDS]; a JSON object a line.
 
 #include <sshpool/ssh_pool.hpp>
 
@@ -7,9 +8,12 @@
 #include <asio/strand.hpp>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <memory>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -35,13 +39,19 @@ struct hops {
     }
 };
 
+using pool_type = ssh_pool<test::scripted_transport>;
+
 struct user {
-    ssh_pool<test::scripted_transport>& pool;
+    pool_type& pool;
     target where;
     std::size_t left;
+    std::atomic<std::size_t>& at_work;
     asio::io_context& io;
     void go() {
-        if (left-- == 0) return io.stop();  // the idle connection would keep it running
+        if (left-- == 0) {
+            if (--at_work == 0) io.stop();  // the idle connections would keep it running
+            return;
+        }
         pool.async_get_connection(where, [this](std::error_code ec, auto lease) {
             if (ec) std::abort();
             lease.release();
@@ -50,34 +60,58 @@ struct user {
     }
 };
 
+double hop_ns(std::size_t rounds) {
+    asio::io_context io{1};
+    hops h{io, asio::make_strand(asio::any_io_executor{io.get_executor()}), rounds};
+    const auto start = clock_type::now();
+    h.go();
+    io.run();
+    return ns_per(rounds, start);
+}
+
+/// `callers` share `rounds`, eight to a host, so that each connection is lent to as many as it may be.
+double pool_ns(std::size_t rounds, std::size_t threads, std::size_t callers) {
+    const auto network = std::make_shared<test::scripted_network>();
+    asio::io_context io{static_cast<int>(threads)};
+    pool_type pool{io.get_executor(), {}, [network](asio::any_io_executor ex) { return test::scripted_transport{std::move(ex), network}; }};
+    std::atomic<std::size_t> at_work{callers};
+    std::vector<user> users;
+    users.reserve(callers);
+    for (std::size_t i = 0; i < callers; ++i) {
+        const target where{"root@h" + std::to_string(i / 8), credentials::password("x"), host_key_policy::accept_any()};
+        users.push_back({pool, where, rounds / callers, at_work, io});
+    }
+    const auto start = clock_type::now();
+    for (auto& u : users) u.go();
+    std::vector<std::thread> more;
+    for (std::size_t i = 1; i < threads; ++i) more.emplace_back([&io] { io.run(); });
+    io.run();
+    for (auto& t : more) t.join();
+    return ns_per(rounds, start);
+}
+
+double median(std::vector<double> v) {
+    std::sort(v.begin(), v.end());
+    return v[v.size() / 2];
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
     const std::size_t rounds = argc > 1 ? std::strtoul(argv[1], nullptr, 10) : 300'000;
-    auto network = std::make_shared<test::scripted_network>();
-    std::vector<double> ratios, pool_ns, hop_ns;
-    for (int turn = 0; turn < 5; ++turn) {
-        asio::io_context io{1};
-        hops h{io, asio::make_strand(asio::any_io_executor{io.get_executor()}), rounds};
-        auto start = clock_type::now();
-        h.go();
-        io.run();
-        hop_ns.push_back(ns_per(rounds, start));
-
-        io.restart();
-        ssh_pool<test::scripted_transport> pool{io.get_executor(), {}, [network](asio::any_io_executor ex) {
-                                                    return test::scripted_transport{std::move(ex), network};
-                                                }};
-        user u{pool, target{"root@h", credentials::password("x"), host_key_policy::accept_any()}, rounds, io};
-        start = clock_type::now();
-        u.go();
-        io.run();
-        pool_ns.push_back(ns_per(rounds, start));
-        ratios.push_back(pool_ns.back() / hop_ns.back());
+    constexpr int turns = 5;
+    std::vector<double> ratios, pools, hopping;
+    for (int turn = 0; turn < turns; ++turn) {
+        hopping.push_back(hop_ns(rounds));
+        pools.push_back(pool_ns(rounds, 1, 1));
+        ratios.push_back(pools.back() / hopping.back());
     }
-    const auto median = [](std::vector<double> v) {
-        std::sort(v.begin(), v.end());
-        return v[v.size() / 2];
-    };
-    std::printf("{\"three_strand_hops_ns\": %.0f, \"acquire_release_ns\": %.0f, \"ratio\": %.2f}\n", median(hop_ns), median(pool_ns), median(ratios));
+    std::printf("{\"workload\": \"P1\", \"three_strand_hops_ns\": %.0f, \"acquire_release_ns\": %.0f, \"ratio\": %.2f}\n", median(hopping), median(pools),
+                median(ratios));
+    for (const std::size_t threads : {1, 2, 4, 8}) {
+        std::vector<double> took;
+        for (int turn = 0; turn < turns; ++turn) took.push_back(pool_ns(rounds, threads, 8 * threads));
+        std::printf("{\"workload\": \"P1-threads\", \"threads\": %zu, \"callers\": %zu, \"acquire_release_ns\": %.0f}\n", threads, 8 * threads, median(took));
+        std::fflush(stdout);
+    }
 }
