@@ -81,8 +81,10 @@ public:
     ///  - `errc::acquire_timeout`: `acquire_timeout` passed first; the text names what it waited for
     ///  - `errc::pool_closed`: the pool was shut down before or during the wait
     ///  - `errc::pool_exhausted`: the pool is full and `when_full` is `fail`, or the target's jump chain is longer than `max_connections`
+    ///  - `errc::host_backing_off`: the host, a jump host on the way, or these credentials there failed a moment ago, and the next try is not due
+    ///    (`pool_params::when_backing_off`); the text holds the cause and the time that is left
     ///  - `errc::resolve_failed`, `connect_failed`, `connect_timeout`, `server_busy`, `handshake_failed`, `host_key_unknown`,
-    ///    `host_key_mismatch`, `auth_failed`, `key_unusable`, `jump_failed`, `protocol_error`: the connect failed
+    ///    `host_key_mismatch`, `auth_failed`, `key_unusable`, `jump_failed`, `connection_lost`, `protocol_error`: the connect failed
     ///  - `errc::cancelled`: this call was cancelled; the pool is unchanged
     template <class Token>
     auto async_get_connection(const target& where, Token&& token, std::source_location caller = std::source_location::current()) {
@@ -186,7 +188,9 @@ public:
             return driver->read([&](const auto& core) { return core.snapshot(hosts); });
         };
     }
-    /// Several lines for people: the connections of `key`, who holds what since when, what failed last and why. Holds no secret.
+    /// Several lines for people, of `key` ("user@host:port"): how things stand; why it is left alone, and until when; who holds which connection, since
+    /// when, and which line of the program asked for it; what a queue waits for; the last failures of each sort with the server's own words, and the
+    /// options of its sshd_config to look at. Also tells what is known of a host that has no connection. Holds no secret. To be read, not parsed.
     std::string explain(std::string_view key) const {
         if (driver_->is_forked()) return detail::asked_in_a_child(std::string{key}).text;
         return driver_->read([&](const auto& core) { return core.explain(key, driver_->now()); });
