@@ -36,7 +36,7 @@ struct pool_params {
     std::size_t leases_per_connection = 8;                    ///< 1: exclusive leases. sshd's MaxSessions is 10
     std::size_t spare_channels = 1;                           ///< channels opened ahead; 0: none, and a probe is a channel-open
     std::size_t max_handshakes = 32;                          ///< at once, in total
-    std::size_t max_handshakes_per_host = 4;                  ///< at once, per host:port; sshd's MaxStartups starts dropping at 10
+    std::size_t max_handshakes_per_host = 4;                  ///< at once, per host:port, at most two that may be refused; sshd's MaxStartups drops from 10 on
     std::chrono::milliseconds acquire_timeout{30'000};        ///< how long a caller waits for a connection
     std::chrono::milliseconds connect_timeout{15'000};        ///< TCP + key exchange + login, as one deadline
     std::chrono::milliseconds probe_timeout{5'000};           ///< how long a health check may take
