@@ -38,8 +38,27 @@ inline void random_history::check() {
     check_figures();
     check_deadlines();
     check_trouble();
+    if (++looks_ % 16 == 0) check_words();
     if (!ref_.closed && ref_.wrong.empty()) check_warm();
     if (!ref_.closed && ref_.wrong.empty()) check_coverage();
+}
+
+/// What explain() tells of one key: everyone who holds or waits for a connection of it.
+inline void random_history::check_words() {
+    const auto& key = all_targets()[targets_[looks_ / 16 % targets_.size()]].key();
+    const auto text = core_.explain(key, now_);
+    const auto said = [&](std::string_view words) {
+        std::size_t n = 0;
+        for (auto at = text.find(words); at != std::string::npos; at = text.find(words, at + 1)) ++n;
+        return n;
+    };
+    std::size_t held = 0, waiting = 0;
+    for (const auto& c : ref_.connections) held += c.state != conn::gone && c.to.key() == key ? c.leases.size() : 0;
+    for (const auto& w : ref_.waiters) waiting += ref_.waiting(w) && w.to.key() == key ? 1 : 0;
+    if (text.find(key + ": ") != 0 || text.back() != '\n') ref_.blame("explain() says: " + text);
+    if (said("    held for ") != held) ref_.blame("explain() does not tell all " + std::to_string(held) + " holders: " + text);
+    if (waiting > 0 && said(" connections, " + std::to_string(waiting) + " waiting\n") != 1) ref_.blame("explain() does not tell all who wait: " + text);
+    if (waiting > 0 && said("  queue: ") == 0) ref_.blame("explain() does not tell of the queue: " + text);
 }
 
 inline std::size_t random_history::planned(const std::string& key) const {

@@ -475,6 +475,7 @@ private:
     bool handshakes_reached(const target& to) const;
     void check_warm();
     void check_trouble();
+    void check_words();
     bool chain_moves(const target& to) const;
     bool may_be_pinned(const target& to) const;
     void via_goes(const conn& c) {  // the jump host is idle from now on, if this was the last that ran through it
@@ -501,6 +502,7 @@ private:
     choices random_;
     bool logging_;
     std::vector<std::size_t> targets_;
+    std::size_t looks_ = 0;
     reference_pool ref_;
     pool_core core_;
     instant now_ = std::chrono::seconds{1};
