@@ -1,10 +1,11 @@
 // What the decision core costs. P2: ns per acquire + release of a warm connection, and per sweep, by the number of connections in the pool, beside a plain map
-// and list of the same size. P3: ns to cancel and to serve one of many waiters. A JSON object a line.
+// and list of the same size. P3: ns to cancel and to serve one of many waiters. bench_core [OPERATIONS]; a JSON object a line.
 #include <sshpool/detail/pool_core.hpp>
 
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
 #include <list>
 #include <random>
 #include <string>
@@ -80,8 +81,8 @@ private:
     std::unordered_map<std::string, std::list<std::string>::iterator> map_;
 };
 
-std::vector<std::size_t> order_of(std::size_t connections, bool shuffled) {
-    std::vector<std::size_t> order(std::size_t{1} << 19);
+std::vector<std::size_t> order_of(std::size_t operations, std::size_t connections, bool shuffled) {
+    std::vector<std::size_t> order(operations);
     std::mt19937_64 random{1};
     for (auto& i : order) i = shuffled ? random() % connections : 0;
     return order;
@@ -97,15 +98,15 @@ double best_of(const std::vector<std::size_t>& order, Lend lend) {
     return best;
 }
 
-void measure_entries(std::size_t connections) {
+void measure_entries(std::size_t operations, std::size_t connections) {
     world w{connections, sized(connections)};
     plain_pool plain{w.targets};
     const auto lend = [&](std::size_t i) {
         w.ask(w.targets[i]);
         w.give_back(std::get<act::grant>(w.out.front()));
     };
-    const auto same = order_of(connections, false);
-    const auto random = order_of(connections, true);
+    const auto same = order_of(operations, connections, false);
+    const auto random = order_of(operations, connections, true);
     const auto same_ns = best_of(same, lend);
     const auto random_ns = best_of(random, lend);
     const auto plain_ns = best_of(random, [&](std::size_t i) { plain.lend(w.targets[i]); });
@@ -167,7 +168,8 @@ void measure_waiters(std::size_t waiters) {
 
 }  // namespace
 
-int main() {
-    for (const std::size_t n : {100, 10'000, 100'000}) measure_entries(n);
+int main(int argc, char** argv) {
+    const std::size_t operations = argc > 1 ? std::strtoul(argv[1], nullptr, 10) : 200'000;
+    for (const std::size_t n : {100, 10'000, 100'000}) measure_entries(operations, n);
     for (const std::size_t n : {200, 2'000, 20'000}) measure_waiters(n);
 }

@@ -60,6 +60,10 @@ def cpu_per_op(r):
     return r["cpu_s"] / max(r["ops"], 1) * 1e3
 
 
+def made(r):
+    return r["connections_made"]
+
+
 def rate(r):
     return int(re.search(r"--bytes (\d+)", r["options"])[1]) / r["wall_s"] / 1e6
 
@@ -68,8 +72,8 @@ def shown(value, digits=3):
     """So many digits that count, none that do not."""
     if value is None:
         return "–"
-    if value == 0:
-        return "0"
+    if value == int(value):
+        return f"{value:,.0f}"
     return f"{value:,.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}"
 
 
@@ -78,17 +82,19 @@ def ratio(a, b):
 
 
 class Column:
-    def __init__(self, heading, value, table, rtt=0, more_is_better=False, of_contender=None):
+    def __init__(self, heading, value, table, rtt=0, more_is_better=False, of_contender=None, compare=True):
         self.heading, self.value, self.table, self.rtt, self.more_is_better = heading, value, table, rtt, more_is_better
-        self.of_contender = of_contender
+        self.of_contender, self.compare = of_contender, compare
 
     def get(self, results, contender):
         if self.of_contender is not None:
             return self.of_contender(contender)
         return results.median(self.value, self.table, contender, self.rtt)
 
-    def cell(self, results, contender):
+    def cell(self, results, contender, with_failures=True):
         text = shown(self.get(results, contender))
+        if not with_failures:
+            return text
         ended, failed = results.broken(self.table, contender, self.rtt)
         if ended:
             text += f" ({ended} runs broke off)"
@@ -116,12 +122,13 @@ def markdown(headings, rows):
 
 
 def compared(results, columns):
-    rows = [[NAMES[c]] + [column.cell(results, c) for column in columns]
+    places = [(column.table, column.rtt) for column in columns]  # failures are said once for each run
+    rows = [[NAMES[c]] + [column.cell(results, c, places.index(place) == i) for i, (column, place) in enumerate(zip(columns, places))]
             for c in NAMES if any(column.get(results, c) is not None or results.broken(column.table, c, column.rtt) != (0, 0) for column in columns)]
     if not rows:
         return ""
-    rows.append(["*sshpool to the floor*"] + [times(column.to_floor(results)) for column in columns])
-    rows.append(["*sshpool ahead of the best peer*"] + [times(column.ahead(results)) for column in columns])
+    rows.append(["*sshpool to the floor*"] + [times(column.to_floor(results)) if column.compare else "" for column in columns])
+    rows.append(["*sshpool ahead of the best peer*"] + [times(column.ahead(results)) if column.compare else "" for column in columns])
     return markdown([""] + [column.heading for column in columns], rows)
 
 
@@ -172,11 +179,11 @@ def columns_of(results):
     idle = sorted({r["hosts"] for r in results.all if r["table"] == "W6" and r.get("hosts", 1) > 1})
     return {
         "W1": [Column(f"RTT {rtt} ms: p50, ms", p50, "W1", rtt) for rtt in (0, 10, 50)],
-        "W2": [Column(f"RTT {rtt} ms: {what}", value, "W2", rtt) for rtt in (0, 10)
-               for what, value in (("wall, s", wall), ("client CPU per command, ms", cpu_per_op), ("connections", lambda r: r["connections_made"]))],
+        "W2": [Column(f"RTT {rtt} ms: {what}", value, "W2", rtt, compare=value is not made) for rtt in (0, 10)
+               for what, value in (("wall, s", wall), ("client CPU per command, ms", cpu_per_op), ("connections", made))],
         "W2-free": [Column("client CPU per command, ms", cpu_per_op, "W2-free"), Column("p50, ms", p50, "W2-free"),
                     Column("commands per second", lambda r: r["ops_per_s"], "W2-free", more_is_better=True)],
-        "W3": [Column("wall, s", wall, "W3"), Column("p99, ms", lambda r: r["p99_ms"], "W3"), Column("connections", lambda r: r["connections_made"], "W3")],
+        "W3": [Column("wall, s", wall, "W3"), Column("p99, ms", lambda r: r["p99_ms"], "W3"), Column("connections", made, "W3", compare=False)],
         "W4": [Column(f"{way}, RTT {rtt} ms: MB/s", rate, f"W4-{way}", rtt, more_is_better=True) for rtt in (0, 50) for way in ("down", "up")],
         "W5": [Column("client CPU, ms", cpu_per_op, "W5"), Column("RTT 0 ms: p50, ms", p50, "W5"),
                Column("RTT 50 ms: p50 in round trips", lambda r: r["p50_ms"] / r["rtt_ms"], "W5", 50)],

@@ -62,4 +62,4 @@ class Measured:
             "contender": given.contender, "workload": given.workload, "hosts": len(given.hosts), "ops": len(self.took), "concurrency": given.concurrency,
             "rtt_ms": given.rtt_ms, "wall_s": round(self.wall, 6), "ops_per_s": round(len(self.took) / max(self.wall, 1e-9), 2), "p50_ms": at(0.5),
             "p99_ms": at(0.99), "failed": self.failed, "connections_made": self.connections, "cpu_s": round(self.cpu_used, 6),
-            "rss_mb": round(self.memory(), 3)}))
+            "rss_mb": round(self.memory(), 3)}), flush=True)

@@ -56,6 +56,15 @@ def start_master(host):
             RESULT.connections += 1
 
 
+def end(master):
+    master.terminate()
+    try:
+        master.wait(2)
+    except subprocess.TimeoutExpired:  # the signal came in just before it went to sleep
+        master.kill()
+        master.wait()
+
+
 def caller(first, ops, width, measuring):
     for op in range(first, ops, width):
         since, host = time.monotonic(), GIVEN.hosts[op % len(GIVEN.hosts)]
@@ -99,8 +108,7 @@ elif GIVEN.workload == "W5":
         target, begin = GIVEN.hosts[n % len(GIVEN.hosts)], time.monotonic()
         start_master(target)
         RESULT.add(begin, True)
-        MASTERS[target].terminate()
-        MASTERS.pop(target).wait()
+        end(MASTERS.pop(target))
 elif GIVEN.workload == "W6":
     with concurrent.futures.ThreadPoolExecutor(32) as workers:
         begin = time.monotonic()
@@ -114,4 +122,4 @@ RESULT.print(GIVEN)
 for m in MASTERS.values():
     m.terminate()
 for m in MASTERS.values():
-    m.wait()
+    end(m)
