@@ -132,7 +132,11 @@ public:
     // the server says, usually at the home directory; `~` means nothing. A file is written under a temporary name (".sshpool-…") in its directory and renamed
     // when it is complete, so there is never half a file under the real name; a link under that name is replaced, not followed. Where a server
     // cannot rename over a file (OpenSSH's can), the old file is removed first, in a step of its own. Temporary files are removed after a failure, for as
-    // long as the connection stands. Local files are read and written on the connection's strand: keep them on disks that answer.
+    // long as the connection stands.
+    //
+    // Local files are listed, read and written by threads of the execution context, at most eight and made when they are needed, a piece (up to 1 MiB) ahead of
+    // the connection or behind it. So a disk that does not answer holds up only the transfers that need one, and those can still be cancelled and run
+    // out of time; but what hangs in the operating system cannot be ended, and destroying the execution context waits for it.
     //
     // A long transfer shares its connection with other operations, which then wait for some milliseconds more; one that must not be in their way belongs on
     // a connection of its own, from a pool with `leases_per_connection = 1`.

@@ -22,7 +22,6 @@ std::string hello() { return packet(2, numbers({3})); }
 /// Feeds a transfer with what a server may say. The first byte says in what pieces.
 void carry(sftp_transfer& transfer, std::string_view said, std::size_t piece) {
     sftp_client client;
-    transfer.prepare();
     while (!transfer.is_over() && client.fault().empty()) {
         transfer.ask(client);
         client.sent(client.output().size());

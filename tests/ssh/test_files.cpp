@@ -400,6 +400,109 @@ TEST_CASE("a transfer that is cancelled or out of time is answered at once and t
     CHECK(t.heard->count_lost() == 0);
 }
 
+namespace {
+
+/// All of a context's threads for local files, held: as by a disk that does not answer.
+class dead_disk {
+public:
+    explicit dead_disk(asio::io_context& io) {
+        for (int i = 0; i < threads; ++i)
+            asio::use_service<detail::blocking_work>(io).run(
+                detail::blocking::files,
+                [on = on_, held = held_] {
+                    ++*held;
+                    on.wait();
+                },
+                std::make_shared<std::atomic<bool>>(false));
+        if (!support::wait_until([&] { return *held_ == threads; })) throw std::runtime_error("there are fewer threads for files than expected");
+    }
+    dead_disk(const dead_disk&) = delete;
+    dead_disk& operator=(const dead_disk&) = delete;
+    ~dead_disk() { recover(); }
+    void recover() {
+        if (!std::exchange(well_, true)) go_.set_value();
+    }
+
+private:
+    static constexpr int threads = 8;
+    std::promise<void> go_;
+    std::shared_future<void> on_{go_.get_future()};
+    std::shared_ptr<std::atomic<int>> held_ = std::make_shared<std::atomic<int>>(0);
+    bool well_ = false;
+};
+
+}  // namespace
+
+TEST_CASE("a disk of this machine that does not answer holds up only whoever needs it, and they can still give up", "[ssh][files]") {
+    support::sshd_server server;
+    support::temp_dir dir;
+    running_transport t;
+    dead_disk disk{t.io};
+    REQUIRE_FALSE(t.open(to(server)).error);
+    const auto bytes = pattern(3'000'000);
+    support::write_file(dir / "f", bytes);
+    support::write_file(server.home() / "there", bytes);
+    auto up = upload(t, dir / "f", "arrived");
+    auto down = download(t, "there", dir / "back");
+    asio::cancellation_signal stop;
+    auto unwanted = download(t, "there", dir / "unwanted", {}, stop.slot());
+    auto tree = upload(t, dir.path(), "tree", transfer_options{}.timeout(200ms));
+
+    CHECK(t.run("echo beside").result.out == "beside\n");
+    CHECK((read_from(t, "there").get().bytes == bytes));
+    CHECK_FALSE(write_to(t, "text", "no disk of ours").get().ec);
+    CHECK((tree.get().ec == errc::command_timeout));
+    asio::post(t.io, [&] { stop.emit(asio::cancellation_type::total); });
+    CHECK((unwanted.get().ec == errc::cancelled));
+    CHECK_FALSE(t.probe());
+    CHECK(up.wait_for(0s) == std::future_status::timeout);
+    CHECK(down.wait_for(0s) == std::future_status::timeout);
+    CHECK(entries(dir.path()) == 1);
+
+    disk.recover();
+    CHECK_FALSE(up.get().ec);
+    CHECK_FALSE(down.get().ec);
+    CHECK((support::read_file(server.home() / "arrived") == bytes));
+    CHECK((support::read_file(dir / "back") == bytes));
+    CHECK(support::wait_until([&] { return entries(dir.path()) == 2; }));
+    CHECK(t.run("ls -A").result.out == "arrived\ntext\nthere\n");
+}
+
+TEST_CASE("a transfer that waits for a dead disk is answered when its connection is lost, and leaves nothing", "[ssh][files]") {
+    support::sshd_server server;
+    support::temp_dir dir;
+    running_transport t;
+    REQUIRE_FALSE(t.open(to(server)).error);
+    support::write_file(server.home() / "there", pattern(50'000'000));
+    std::atomic<bool> under_way{false};
+    auto down = download(t, "there", dir / "back", transfer_options{}.progress([&](auto done, auto) { under_way = under_way || done > 0; }));
+    REQUIRE(support::wait_until([&] { return under_way.load(); }));
+    dead_disk disk{t.io};
+    server.kill_sessions();
+    const auto end = down.get();
+    INFO(end.info.text);
+    CHECK((end.ec == errc::connection_lost || end.ec == errc::file_failed));
+    disk.recover();
+    CHECK(support::wait_until([&] { return entries(dir.path()) == 0; }));
+}
+
+TEST_CASE("a pipe is no file, and asking for one holds up nobody", "[ssh][files]") {
+    support::sshd_server server;
+    support::temp_dir dir;
+    running_transport t;
+    REQUIRE_FALSE(t.open(to(server)).error);
+    REQUIRE(::mkfifo((dir / "pipe").c_str(), 0600) == 0);
+    auto up = upload(t, dir / "pipe", "arrived");
+    CHECK(t.run("echo beside").result.out == "beside\n");
+    const auto end = up.get();
+    CHECK((end.ec == errc::local_file));
+    CHECK_THAT(end.info.text, Catch::Contains("is no regular file"));
+    CHECK(entries(server.home()) == 0);
+    support::write_file(server.home() / "there", "bytes");
+    REQUIRE_FALSE(download(t, "there", dir / "pipe").get().ec);  // takes its place, and is not written into it
+    CHECK(support::read_file(dir / "pipe") == "bytes");
+}
+
 TEST_CASE("progress comes on the caller's executor, grows, one call at a time, and ends before the operation does", "[ssh][files]") {
     support::sshd_server server;
     asio::thread_pool callers{4};

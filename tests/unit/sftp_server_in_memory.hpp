@@ -4,9 +4,11 @@
 #include <sshpool/detail/sftp_upload.hpp>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <iterator>
 #include <map>
 #include <optional>
 #include <set>
@@ -46,6 +48,7 @@ public:
     std::optional<std::uint64_t> claimed_size;                          // of every file
     std::function<std::optional<std::string>(const request&)> instead;  // a reply of the test's own: whole packets, or nothing at all
     std::vector<request> seen;
+    int slow_disk = 0;       // this machine's: the trips that a piece of work takes
     std::size_t rounds = 0;  // trips of requests and answers
     std::size_t most_awaited = 0;
 
@@ -73,8 +76,8 @@ public:
         return reply(type, id, rest);
     }
 
-    /// Takes everything that the client has to send, and answers it.
-    void serve(detail::sftp_client& client) {
+    /// Takes everything that the client has to send, and answers it. What a transfer has no room for comes when it has.
+    void serve(detail::sftp_client& client, detail::sftp_transfer* transfer = nullptr) {
         auto out = client.output();
         input_ += out;
         client.sent(out.size());
@@ -87,7 +90,7 @@ public:
         }
         if (!now.empty()) ++rounds;
         most_awaited = std::max(most_awaited, now.size());
-        std::vector<std::string> answers;
+        std::deque<std::string> answers;
         for (const auto& r : now) {
             seen.push_back(r);
             std::optional<std::string> own;
@@ -95,7 +98,13 @@ public:
             answers.push_back(own ? *own : answer(r));
         }
         if (newest_first && answers.size() > 1) std::reverse(answers.begin() + (now.front().type == 1 ? 1 : 0), answers.end());
-        for (const auto& a : answers) give(client, a);
+        std::move(answers.begin(), answers.end(), std::back_inserter(unsent_));
+        while (!unsent_.empty() && (transfer == nullptr || transfer->has_room())) {
+            give(client, unsent_.front());
+            unsent_.pop_front();
+            if (transfer == nullptr) continue;
+            while (const auto reply = client.next()) transfer->take(client, *reply);
+        }
     }
     static void give(detail::sftp_client& client, std::string_view bytes) {
         std::copy(bytes.begin(), bytes.end(), client.room(bytes.size()));
@@ -254,17 +263,35 @@ private:
     }
 
     std::string input_;
+    std::deque<std::string> unsent_;
     std::map<std::string, std::string> handles_;
     int next_handle_ = 0;
 };
 
-/// Carries requests and replies between the two until the transfer is over or the client has a fault; false: neither, within `most` trips.
+/// Carries requests and replies between the two, with the work on local files done in between, until the transfer is over or the client has a fault; false:
+/// neither, within `most` trips.
 inline bool carry(detail::sftp_client& client, detail::sftp_transfer& transfer, sftp_server_in_memory& server, int most = 10'000) {
+    const std::atomic<bool> stop{false};
+    detail::local_work out;
+    int due = 0;
+    const auto work = [&](int round) {
+        for (;;) {
+            if (!out) {
+                out = transfer.take_work();
+                due = round + server.slow_disk;
+            }
+            if (!out || round < due) return;
+            std::exchange(out, nullptr)(stop);
+            transfer.work_done(client);
+        }
+    };
     for (int i = 0; i < most; ++i) {
+        work(i);
         transfer.ask(client);
+        work(i);
         if (transfer.is_over() || !client.fault().empty()) return true;
-        server.serve(client);
-        while (const auto reply = client.next()) transfer.take(client, *reply);
+        server.serve(client, &transfer);
+        work(i);
         if (transfer.is_over() || !client.fault().empty()) return true;
     }
     return false;

@@ -9,6 +9,7 @@
 #include <asio/prefer.hpp>
 #include <asio/query.hpp>
 
+#include <array>
 #include <atomic>
 #include <condition_variable>
 #include <csignal>
@@ -31,17 +32,24 @@ using stop_flag = std::shared_ptr<std::atomic<bool>>;
 /// Threads for what can only be done by blocking: an agent's socket, a lock on a file.
 class blocking_team {
 public:
-    void run(std::function<void()> what, stop_flag stop) {
+    /// False: there is no thread for it.
+    bool run(std::function<void()> what, stop_flag stop) {
         const std::lock_guard lock{mutex_};
-        if (stopped_) return;
+        if (stopped_) return true;
         waiting_.push_back({std::move(what), std::move(stop)});
-        if (idle_ >= waiting_.size() || threads_.size() == most_threads) return wake_.notify_one();
+        if (idle_ >= waiting_.size() || threads_.size() == most_threads) {
+            wake_.notify_one();
+            return true;
+        }
         const no_signals here;
         try {
             threads_.emplace_back([this] { work(); });
         } catch (const std::system_error&) {  // no more threads: one of those that are there takes it, or nobody does
-            if (threads_.empty()) waiting_.pop_back();
+            if (!threads_.empty()) return true;
+            waiting_.pop_back();
+            return false;
         }
+        return true;
     }
     void stop() {
         {
@@ -103,6 +111,9 @@ private:
     bool stopped_ = false;
 };
 
+/// What blocks. Each kind has threads of its own: a disk that does not answer shall hold up no login.
+enum class blocking { login, files };
+
 /// The threads of an execution context: started when needed, joined when it goes. Those of a parent are not there in its child, which has its own.
 class blocking_work : public asio::execution_context::service {
 public:
@@ -112,34 +123,40 @@ public:
     explicit blocking_work(asio::execution_context& context) : asio::execution_context::service(context) {}
 
     /// Jobs must end soon after their `stop` is set. They may run at the same time, in any order.
-    void run(std::function<void()> what, stop_flag stop) {
-        const auto team = [this] {
+    /// False: there is no thread for it.
+    bool run(blocking kind, std::function<void()> what, stop_flag stop) {
+        const auto team = [this, kind] {
             const std::lock_guard lock{mutex_};
-            if (team_ == nullptr || !home_.is_here()) {
+            if (!home_.is_here()) {
                 home_ = {};
-                team_ = shared_at_home(new blocking_team);
+                teams_ = {};
             }
-            return team_;
+            auto& mine = teams_[static_cast<std::size_t>(kind)];
+            if (mine == nullptr) mine = shared_at_home(new blocking_team);
+            return mine;
         }();
-        team->run(std::move(what), std::move(stop));
+        return team->run(std::move(what), std::move(stop));
     }
 
 private:
     void shutdown() override {
-        if (team_ != nullptr && home_.is_here()) team_->stop();
+        if (!home_.is_here()) return;
+        for (const auto& team : teams_) {
+            if (team != nullptr) team->stop();
+        }
     }
 
     std::mutex mutex_;
-    std::shared_ptr<blocking_team> team_;
+    std::array<std::shared_ptr<blocking_team>, 2> teams_;
     home_process home_;
 };
 
 /// Runs `work(stop)` on a thread that may block, then `done(result)` on `executor`; counts as outstanding work of it until then.
 ///
-/// Once `stop` is set, by the caller or because the execution context goes, `work` ends early and `done` is not called. Nor is it where threads or memory
-/// have run out: whoever waits has a deadline.
+/// Once `stop` is set, by the caller or because the execution context goes, `work` ends early and `done` is not called. Nor is it where memory has run out, or
+/// threads have, which false tells: whoever waits has a deadline.
 template <class Executor, class Work, class Done>
-void off_strand(const Executor& executor, const stop_flag& stop, Work work, Done done) {
+bool off_strand(blocking kind, const Executor& executor, const stop_flag& stop, Work work, Done done) {
     auto tracked = asio::prefer(executor, asio::execution::outstanding_work.tracked);
     auto job = [tracked = std::move(tracked), stop, work = std::move(work), done = std::move(done)]() mutable {
         if (*stop) return;
@@ -155,7 +172,7 @@ void off_strand(const Executor& executor, const stop_flag& stop, Work work, Done
         } catch (...) {  // out of memory
         }
     };
-    asio::use_service<blocking_work>(asio::query(executor, asio::execution::context)).run(call, stop);
+    return asio::use_service<blocking_work>(asio::query(executor, asio::execution::context)).run(kind, call, stop);
 }
 
 }  // namespace sshpool::detail

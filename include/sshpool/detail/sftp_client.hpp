@@ -59,7 +59,8 @@ struct sftp_reply {
 /// `most_requests` and what `flow_room` gives; replies are matched by their numbers, in any order.
 ///
 /// The server is not trusted: a packet is at most `longest_packet`, a reply must be one that its request can have, with no more data than was asked
-/// for. Anything else is a fault, after which nothing is read any more. Memory: one packet in, what was asked out.
+/// for. Anything else is a fault, after which nothing is read any more. Memory: one packet in, or one piece of `kept_room` where replies are held; what was
+/// asked out.
 class sftp_client {
 public:
     static constexpr std::size_t longest_packet = std::size_t{256} << 10;  // OpenSSH's own bound
@@ -67,6 +68,7 @@ public:
     static constexpr std::size_t most_requests = 256;
     static constexpr std::size_t usual_block = std::size_t{32} << 10;  // what every server takes (the draft, section 3)
     static constexpr std::size_t largest_block = std::size_t{255} << 10;
+    static constexpr std::size_t kept_room = std::size_t{512} << 10;  // with room for two of the longest packets
 
     /// The first request. Others may follow at once.
     sftp_client() {
@@ -113,33 +115,11 @@ public:
         append_u64(out_, offset);
         append_u32(out_, size);
     }
-    /// `fill(to, size)` puts the bytes where they are sent from and gives how many they are; with 0 there is no request.
-    template <class Fill>
-    std::size_t write(std::uint32_t file, std::string_view handle, std::uint64_t offset, std::size_t size, Fill&& fill) {
-        compact();
-        const auto at = out_.size();
-        begin_request(sftp_request::write, file, handle.size() + 16 + size, offset, size);
+    void write(std::uint32_t file, std::string_view handle, std::uint64_t offset, std::string_view bytes) {
+        begin_request(sftp_request::write, file, handle.size() + 16 + bytes.size(), offset, bytes.size());
         append_string(out_, handle);
         append_u64(out_, offset);
-        const auto length_at = out_.size();
-        append_u32(out_, size);
-        out_.resize(out_.size() + size);
-        const std::size_t n = fill(out_.data() + length_at + 4, size);
-        if (n == size) return n;
-        if (n == 0) {
-            const auto slot = static_cast<std::size_t>(wire_reader{std::string_view{out_}.substr(at + 5)}.u32() % slot_numbers);
-            end_request(slot);
-            out_.resize(at);
-            return 0;
-        }
-        std::string length;
-        append_u32(length, handle.size() + 21 + n);
-        out_.replace(at, 4, length);
-        length.clear();
-        append_u32(length, n);
-        out_.replace(length_at, 4, length);
-        out_.resize(length_at + 4 + n);
-        return n;
+        append_string(out_, bytes);
     }
     void stat(std::uint32_t file, std::string_view path) {
         begin_request(sftp_request::stat, file, path.size() + 4);
@@ -186,28 +166,32 @@ public:
     std::string_view output() const noexcept { return std::string_view{out_}.substr(sent_); }
     void sent(std::size_t bytes) noexcept { sent_ += bytes; }
 
-    /// Room for at least `size` bytes of input, of which `received` tells how many were used. Replies taken before are gone.
+    struct input {
+        explicit input(std::size_t s) : bytes(std::make_unique_for_overwrite<char[]>(s)), size(s) {}
+        std::unique_ptr<char[]> bytes;
+        std::size_t size;
+    };
+    /// Room for at least `size` bytes of input, of which `received` tells how many were used. Replies taken before are gone, but for those that are held.
     char* room(std::size_t size) {
-        if (begin_ > 0) {
-            std::memmove(in_.get(), in_.get() + begin_, end_ - begin_);
-            end_ -= begin_;
-            begin_ = 0;
+        const auto have = end_ - begin_;
+        if (held_ && end_ + size <= in_->size) return in_->bytes.get() + end_;
+        const auto before = in_;
+        if (in_ == nullptr || held_ || have + size > in_->size) {
+            const auto wanted = std::max(have + size, held_ ? kept_room : longest_packet / 2);
+            in_ = spare_ != nullptr && spare_->size >= wanted ? std::exchange(spare_, nullptr) : std::make_shared<input>(wanted);
+            held_ = false;
         }
-        if (end_ + size > capacity_) {
-            const auto capacity = std::max(end_ + size, longest_packet / 2);
-            auto fresh = std::make_unique_for_overwrite<char[]>(capacity);
-            if (end_ > 0) std::memcpy(fresh.get(), in_.get(), end_);
-            in_ = std::move(fresh);
-            capacity_ = capacity;
-        }
-        return in_.get() + end_;
+        if (have > 0) std::memmove(in_->bytes.get(), before->bytes.get() + begin_, have);
+        begin_ = 0;
+        end_ = have;
+        return in_->bytes.get() + end_;
     }
     void received(std::size_t bytes) noexcept { end_ += bytes; }
 
     /// The next reply; nothing when more input is needed, or after a fault. The server's version and limits are not given out.
     std::optional<sftp_reply> next() {
         while (fault_.empty() && end_ - begin_ >= 4) {
-            const std::string_view waiting{in_.get() + begin_, end_ - begin_};
+            const std::string_view waiting{in_->bytes.get() + begin_, end_ - begin_};
             const std::size_t size = wire_reader{waiting}.u32();
             if (size == 0 || size > longest_packet) {
                 fault("sent a packet of " + std::to_string(size) + " bytes");
@@ -220,11 +204,21 @@ public:
         return std::nullopt;
     }
 
+    /// Where the views of the last reply look: they stay good for as long as somebody has this, whatever comes after.
+    std::shared_ptr<input> hold() {
+        held_ = true;
+        return in_;
+    }
+    /// For replies to come, if nobody else has it.
+    void give_back(std::shared_ptr<input> held) {
+        if (held.use_count() == 1) spare_ = std::move(held);
+    }
+
     /// What the server did wrong, if anything: "sent …".
     const std::string& fault() const noexcept { return fault_; }
 
     /// The input that could not be read, for a message: a start-up file of the account may have printed something.
-    std::string_view unread() const noexcept { return {in_.get() + begin_, end_ - begin_}; }
+    std::string_view unread() const noexcept { return in_ == nullptr ? std::string_view{} : std::string_view{in_->bytes.get() + begin_, end_ - begin_}; }
 
 private:
     struct request {
@@ -390,8 +384,9 @@ private:
 
     std::string out_;
     std::size_t sent_ = 0;
-    std::unique_ptr<char[]> in_;
-    std::size_t capacity_ = 0;
+    std::shared_ptr<input> in_;
+    std::shared_ptr<input> spare_;
+    bool held_ = false;  // somebody looks into `in_`
     std::size_t begin_ = 0;
     std::size_t end_ = 0;
     std::vector<request> slots_;

@@ -17,7 +17,7 @@ namespace sshpool::detail {
 
 /// One transfer on one channel, which runs the sftp subsystem for it.
 ///
-/// A caller who gives up is answered at once; the channel is kept until the server has removed what would be left behind.
+/// A caller who gives up is answered at once; the channel is kept until the server has removed what would be left behind, and this machine too.
 class sftp_op : public channel_op {
 protected:
     explicit sftp_op(std::unique_ptr<sftp_transfer> transfer) : channel_op(channel_start::subsystem("sftp")), transfer_(std::move(transfer)) {
@@ -35,7 +35,6 @@ protected:
     }
 
     void work(session_engine& engine, engine_time now) override {
-        if (!std::exchange(prepared_, true)) transfer_->prepare();
         carry(engine, now);
         if (transfer_->is_over()) {
             if (transfer_->failed()) return fail(engine, transfer_->code(), transfer_->trouble(), now);
@@ -50,7 +49,12 @@ protected:
     void lost(const session_engine& engine, const error_info& cause) override {
         channel_op::lost(engine, cause);
         if (is_started()) error_.phase = "file";
+        transfer_->give_up(client_);
     }
+
+    /// To be done where it may block; then `work_done`.
+    local_work take_work() { return work_ ? std::exchange(work_, nullptr) : transfer_->take_work(); }
+    void work_done(bool ok) { transfer_->work_done(client_, ok); }
 
     const sftp_transfer& transfer() const noexcept { return *transfer_; }
     std::string take_bytes() noexcept { return transfer_->take_bytes(); }
@@ -59,6 +63,7 @@ private:
     void fail(session_engine& engine, errc code, const std::string& text, engine_time now) {
         stop(engine, code, text, now);
         error_.phase = "file";
+        transfer_->give_up(client_);
     }
 
     void carry(session_engine& engine, engine_time now) {
@@ -71,12 +76,14 @@ private:
             const auto out = client_.output();
             const auto n = write(engine, out);
             client_.sent(n);
-            if (n < out.size() || out.empty()) return;
+            if (n < out.size() || out.empty()) break;
         }
+        if (!work_) work_ = transfer_->take_work();
+        if (work_) engine.attend(*this);
     }
     void receive(session_engine& engine) {
         constexpr std::size_t at_once = std::size_t{64} << 10;
-        for (;;) {
+        while (transfer_->has_room()) {
             const auto n = read(engine, output_stream::out, client_.room(at_once), at_once);
             if (!n || *n == 0) {
                 ended_ = ended_ || (n && *n == 0);
@@ -102,8 +109,8 @@ private:
 
     sftp_client client_;
     std::unique_ptr<sftp_transfer> transfer_;
-    std::string words_;  // on standard error
-    bool prepared_ = false;
+    local_work work_;     // not begun with yet
+    std::string words_;   // on standard error
     bool ended_ = false;  // nothing more can be asked
 };
 

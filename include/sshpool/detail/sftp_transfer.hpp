@@ -4,14 +4,22 @@
 #include <sshpool/detail/sftp_client.hpp>
 #include <sshpool/error.hpp>
 
+#include <atomic>
+#include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <utility>
 
 namespace sshpool::detail {
 
+/// What is to be done with files of this machine. It may block, ends soon once `stop` is set, and owns everything that it touches.
+using local_work = std::function<void(const std::atomic<bool>& stop)>;
+
 /// What is sent or fetched over one sftp channel, decided in memory: what to ask next, and what a reply means.
+///
+/// It never touches a local file itself, since a disk may take its time: it gives out work, one piece at a time, to be done wherever blocking harms nobody.
 class sftp_transfer {
 public:
     sftp_transfer() = default;
@@ -19,8 +27,19 @@ public:
     sftp_transfer& operator=(const sftp_transfer&) = delete;
     virtual ~sftp_transfer() = default;
 
-    /// Before the first request: looks at the local side.
-    virtual void prepare() = 0;
+    /// The next piece of work, unless one is out already or nothing is to be done. It may be done also when the transfer has gone.
+    local_work take_work() {
+        if (working_) return {};
+        auto work = next_work();
+        working_ = static_cast<bool>(work);
+        return work;
+    }
+    /// The piece that was taken has been done, or could not be for want of memory or threads.
+    void work_done(sftp_client& client, bool ok = true) {
+        working_ = false;
+        if (!ok) fail_here("has no memory, or no thread, for its part of the transfer");
+        worked(client);
+    }
     /// Asks for what comes next, until the client has enough to send or awaits enough.
     virtual void ask(sftp_client& client) = 0;
     virtual void take(sftp_client& client, const sftp_reply& reply) = 0;
@@ -28,6 +47,8 @@ public:
     virtual void give_up(sftp_client& client) = 0;
     /// Complete, or failed with nothing left behind.
     virtual bool is_over() const = 0;
+    /// Replies with data are taken now; otherwise they wait, first with the server.
+    virtual bool has_room() const noexcept { return true; }
     /// The server has more to send than words.
     virtual bool fetches() const noexcept = 0;
     /// What was fetched into memory.
@@ -40,6 +61,10 @@ public:
     std::uint64_t total() const noexcept { return total_; }
 
 protected:
+    virtual local_work next_work() { return {}; }
+    virtual void worked(sftp_client& /*client*/) {}
+    bool is_working() const noexcept { return working_; }
+
     static constexpr std::size_t enough_output = std::size_t{64} << 10;
 
     /// The first trouble counts.
@@ -71,6 +96,7 @@ protected:
 private:
     errc code_ = errc::file_failed;
     std::string trouble_;
+    bool working_ = false;
 };
 
 }  // namespace sshpool::detail

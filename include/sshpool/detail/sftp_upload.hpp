@@ -1,18 +1,22 @@
 #pragma once
 
 #include <sshpool/detail/local_file.hpp>
+#include <sshpool/detail/read_ahead.hpp>
 #include <sshpool/detail/sftp_transfer.hpp>
+#include <sshpool/detail/upload_tree.hpp>
 #include <sshpool/transfer_options.hpp>
 
 #include <algorithm>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <filesystem>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -20,40 +24,28 @@ namespace sshpool::detail {
 
 /// Sends a text, a file, or a directory with everything in it. Every file goes to a temporary name beside its own, and is renamed when
 /// the server has confirmed every byte of it. Files are sent side by side, so a directory of small ones costs few round trips.
+///
+/// Local files are listed, opened and read ahead of what is sent, at most `most_ahead` in all: of a large file one piece is read while another is sent.
 class sftp_upload final : public sftp_transfer {
 public:
     /// `tag` makes the temporary names unlike any others.
     sftp_upload(std::string to, std::string bytes, transfer_options options, std::string tag)
-        : to_(std::move(to)), bytes_(std::move(bytes)), options_(std::move(options)), tag_(std::move(tag)) {}
+        : to_(std::move(to)), text_(std::move(bytes)), options_(std::move(options)), tag_(std::move(tag)), listed_(true) {
+        total_ = text_->size();
+        files_.push_back({to_, {}, total_});
+    }
     sftp_upload(std::string to, std::filesystem::path from, transfer_options options, std::string tag)
         : to_(std::move(to)), from_(std::move(from)), options_(std::move(options)), tag_(std::move(tag)) {}
 
-    void prepare() override {
-        if (bytes_) {
-            total_ = bytes_->size();
-            files_.push_back({to_, {}, total_});
-            return;
-        }
-        std::error_code ec;
-        const auto status = std::filesystem::status(from_, ec);
-        if (std::filesystem::is_directory(status)) {
-            while (to_.size() > 1 && to_.back() == '/') to_.pop_back();
-            list_directory(from_, to_, 0);
-        } else {
-            files_.push_back({to_, from_, 0});  // what is wrong with it shows when it is opened
-        }
-    }
-
     void ask(sftp_client& client) override {
-        if (stopping_) return;
+        if (stopping_ || !listed_) return;
         if (!asked_about_target_ && levels_.empty()) client.stat(target, to_);  // that it is a directory would otherwise show at the end
         asked_about_target_ = true;
+        begin_files();
         while (!failed() && client.output().size() < enough_output) {
             if (level_ < levels_.size()) {
                 if (!make_directories(client)) return;
-            } else if (next_file_ < files_.size() && sending_.size() < most_open && client.has_room()) {
-                open_next(client);
-            } else if (!write_some(client)) {
+            } else if (!open_some(client) && !write_some(client)) {
                 return;
             }
         }
@@ -75,32 +67,23 @@ public:
         for (auto it = sending_.begin(); it != sending_.end();) {
             auto& f = it->second;
             if (f.now == step::writing || f.now == step::settling) clean(client, f);
+            if (f.now == step::reading) f.now = step::over;
             it = f.now == step::over && f.awaited == 0 ? sending_.erase(it) : std::next(it);
         }
     }
     bool is_over() const override {
-        return sending_.empty() && directories_awaited_ == 0 && (stopping_ || failed() || (next_file_ == files_.size() && level_ == levels_.size()));
+        return sending_.empty() && directories_awaited_ == 0 && (stopping_ || failed() || (listed_ && next_file_ == files_.size() && level_ == levels_.size()));
     }
     bool fetches() const noexcept override { return false; }
 
 private:
     static constexpr std::size_t most_open = 64;  // far below what a process may have open
-    static constexpr std::size_t most_files = 1'000'000;
-    static constexpr std::size_t deepest = 100;
     static constexpr std::uint32_t target = UINT32_MAX;
+    static constexpr std::size_t piece_size = std::size_t{512} << 10;
+    static constexpr std::size_t most_ahead = 4 * piece_size;
 
-    struct file {
-        std::string to;
-        std::filesystem::path from;
-        std::uint64_t size = 0;  // as listed
-    };
-    struct directory {
-        std::string to;
-        bool made = false;
-        bool there = false;
-        std::optional<std::pair<errc, std::string>> trouble;
-    };
     enum class step {
+        reading,  // for the first time
         opening,
         writing,
         settling,  // everything is sent, not everything is confirmed
@@ -109,40 +92,77 @@ private:
         over,       // done, or removed
     };
     struct sent_file {
-        const file* what = nullptr;
-        local_source source;
+        const upload_file* what = nullptr;
+        std::shared_ptr<read_ahead> local;  // until everything has been sent; none for a text
+        file_piece now_sent;
         std::string temporary;
         std::string handle;
         std::uint64_t size = 0;
         std::uint64_t next = 0;
         std::size_t awaited = 0;  // replies
-        step now = step::opening;
+        step now = step::reading;
         bool removed_old = false;
+
+        bool is_read() const noexcept { return local == nullptr || (local->is_open && !local->out); }
+        /// True when something is there to be sent.
+        bool has_piece() {
+            if (now_sent.left() == 0 && local != nullptr && !local->out) std::swap(now_sent, local->next);
+            return now_sent.left() > 0;
+        }
     };
 
-    /// Links to files are sent as files. Links to directories could lead in circles.
-    void list_directory(const std::filesystem::path& from, const std::string& to, std::size_t depth) {
-        if (levels_.size() == depth) levels_.emplace_back();
-        levels_[depth].push_back({to, false, false, std::nullopt});
-        std::error_code ec;
-        auto entry = std::filesystem::directory_iterator{from, ec};
-        for (; !ec && entry != std::filesystem::directory_iterator{} && !failed(); entry.increment(ec)) {
-            const auto path = entry->path();
-            auto name = (to == "/" ? to : to + "/") + path.filename().native();
-            std::error_code problem;
-            const auto status = entry->status(problem);
-            if (files_.size() == most_files || depth == deepest) return fail_here("has too many files or levels of directories in " + from_.string());
-            if (std::filesystem::is_directory(status) && !entry->is_symlink(problem)) {
-                list_directory(path, name, depth + 1);
-            } else if (std::filesystem::is_regular_file(status)) {
-                const auto size = entry->file_size(problem);
-                files_.push_back({std::move(name), path, problem ? 0 : size});
-                total_ += files_.back().size;
+    local_work next_work() override {
+        if (stopping_ || failed()) return {};
+        if (!listed_) {
+            tree_ = std::make_shared<upload_tree>();
+            return [t = tree_, from = from_, to = to_](const std::atomic<bool>& stop) { t->list(from, to, stop); };
+        }
+        begin_files();
+        std::vector<std::pair<std::shared_ptr<read_ahead>, std::size_t>> to_read;
+        for (auto& [number, f] : sending_) {
+            if (f.local == nullptr || (f.has_piece() && f.local->next.left() > 0)) continue;
+            const auto left = f.local->is_open ? f.local->source.size() - f.local->begin : f.what->size;
+            if (f.local->is_open && left == 0) continue;
+            const auto wanted = static_cast<std::size_t>(std::min<std::uint64_t>(piece_size, left));
+            if (ahead_ + wanted > most_ahead && ahead_ > 0) break;
+            ahead_ += wanted;
+            f.local->out = true;
+            to_read.emplace_back(f.local, wanted);
+        }
+        if (to_read.empty()) return {};
+        out_ = to_read;
+        return [all = std::move(to_read)](const std::atomic<bool>& stop) {
+            for (const auto& [local, room] : all) {
+                if (!stop) local->read(room);
+            }
+        };
+    }
+    void worked(sftp_client& client) override {
+        if (const auto found = std::exchange(tree_, nullptr)) {
+            listed_ = true;
+            levels_ = std::move(found->levels);
+            files_ = std::move(found->files);
+            total_ = found->size;
+            if (!found->trouble.empty()) fail_here(found->trouble);
+        }
+        for (const auto& [local, room] : std::exchange(out_, {})) {
+            local->out = false;
+            ahead_ -= room - local->next.size;
+            if (!local->trouble.empty()) fail_here(local->trouble);
+        }
+        if (failed() && !stopping_) give_up(client);
+    }
+    void begin_files() {
+        while (next_file_ < files_.size() && sending_.size() < most_open) {
+            auto& f = sending_[static_cast<std::uint32_t>(next_file_)];
+            f.what = &files_[next_file_++];
+            if (text_) {
+                f.size = f.now_sent.size = text_->size();
             } else {
-                return fail_here("cannot send " + path.string() + ": it is neither a file nor a directory nor a link to a file");
+                f.local = std::make_shared<read_ahead>();
+                f.local->from = f.what->from;
             }
         }
-        if (ec) fail_here("cannot read the directory " + from.string() + ": " + ec.message());
     }
 
     /// Level by level: the server may do things in another order than they were asked. True while there may be more to ask.
@@ -180,22 +200,22 @@ private:
         }
     }
 
-    void open_next(sftp_client& client) {
-        const auto number = static_cast<std::uint32_t>(next_file_);
-        const auto& what = files_[next_file_++];
-        sent_file f;
-        f.what = &what;
-        if (bytes_) {
-            f.size = bytes_->size();
-        } else {
-            if (const auto trouble = f.source.open(what.from); !trouble.empty()) return fail_here(trouble);
-            f.size = f.source.size();
-            total_ += f.size - what.size;
+    /// True when a request was made.
+    bool open_some(sftp_client& client) {
+        if (!client.has_room()) return false;
+        for (auto& [number, f] : sending_) {
+            if (f.now != step::reading || !f.is_read()) continue;
+            if (f.local != nullptr) {
+                f.size = f.local->source.size();
+                total_ += f.size - f.what->size;
+            }
+            f.temporary = temporary_beside(f.what->to, tag_ + (files_.size() > 1 ? "-" + std::to_string(number) : std::string{}));
+            client.open_new(number, f.temporary, options_.mode().value_or(text_ ? 0666U : f.local->source.mode()));
+            f.now = step::opening;
+            f.awaited = 1;
+            return true;
         }
-        f.temporary = temporary_beside(what.to, tag_ + (files_.size() > 1 ? "-" + std::to_string(number) : std::string{}));
-        client.open_new(number, f.temporary, options_.mode().value_or(bytes_ ? 0666U : f.source.mode()));
-        f.awaited = 1;
-        sending_.emplace(number, std::move(f));
+        return false;
     }
 
     /// True when a request was made.
@@ -203,20 +223,17 @@ private:
         const auto block = client.write_block();
         if (!client.has_room(block)) return false;
         for (auto& [number, f] : sending_) {
-            if (f.now != step::writing) continue;
-            const auto wanted = static_cast<std::size_t>(std::min<std::uint64_t>(block, f.size - f.next));
-            const auto n = client.write(number, f.handle, f.next, wanted, [&f = f, this](char* into, std::size_t size) {
-                if (!bytes_) return f.source.read(f.next, into, size);
-                std::memcpy(into, bytes_->data() + f.next, size);
-                return size;
-            });
-            if (n > 0) ++f.awaited;
+            if (f.now != step::writing || !f.has_piece()) continue;
+            const auto left = f.now_sent.left();
+            const auto requests = (left + block - 1) / block;  // of one size, rather than a small one at the end
+            const auto n = (left + requests - 1) / requests;
+            const char* const bytes = text_ ? text_->data() : f.now_sent.room.data();
+            client.write(number, f.handle, f.next, {bytes + f.now_sent.used, n});
+            ++f.awaited;
             f.next += n;
-            if (n < wanted) {
-                fail_here(f.source.trouble().empty() ? "has a file that became shorter while it was sent: " + f.what->from.string() : f.source.trouble());
-            } else if (f.next == f.size) {
-                settle(client, number, f);
-            }
+            f.now_sent.used += n;
+            if (!text_) ahead_ -= n;
+            if (f.next == f.size) settle(client, number, f);
             return true;
         }
         return false;
@@ -224,15 +241,16 @@ private:
     void settle(sftp_client& client, std::uint32_t number, sent_file& f) {
         f.now = step::settling;
         sftp_attributes kept;
-        if (options_.keeps_mode() && !bytes_) kept.mode = f.source.mode();
-        if (options_.keeps_time() && !bytes_) kept.time = f.source.time();
+        if (options_.keeps_mode() && !text_) kept.mode = f.local->source.mode();
+        if (options_.keeps_time() && !text_) kept.time = f.local->source.time();
         if (kept.mode || kept.time) {
             client.set_attributes(number, f.handle, kept);
             ++f.awaited;
         }
         client.close(number, f.handle);
         ++f.awaited;
-        f.source = {};
+        f.local = nullptr;
+        f.now_sent = {};
     }
     /// Removes the temporary file.
     void clean(sftp_client& client, sent_file& f) {
@@ -296,6 +314,7 @@ private:
                 }
                 // The only copy that is left.
                 return fail(reply, "rename a file, after the old one was removed: the new one stays under another name, beside", f.what->to);
+            case step::reading:
             case step::over:
                 return;
         }
@@ -305,18 +324,22 @@ private:
     }
 
     std::string to_;
-    std::optional<std::string> bytes_;
-    std::filesystem::path from_;
+    const std::optional<std::string> text_;
+    const std::filesystem::path from_;
     const transfer_options options_;
     const std::string tag_;
-    std::vector<std::vector<directory>> levels_;  // of the tree
-    std::vector<file> files_;
+    std::vector<std::vector<upload_directory>> levels_;  // of the tree
+    std::vector<upload_file> files_;
     std::map<std::uint32_t, sent_file> sending_;  // by their places in `files_`
     std::size_t level_ = 0;
     std::size_t directory_ = 0;  // the next to be made, of this level
     std::size_t directories_awaited_ = 0;
     std::size_t next_file_ = 0;
     bool asked_about_target_ = false;
+    std::size_t ahead_ = 0;                                                 // bytes read, or being read, and not sent
+    std::shared_ptr<upload_tree> tree_;                                     // while it is listed
+    std::vector<std::pair<std::shared_ptr<read_ahead>, std::size_t>> out_;  // being read, with the room that each was given
+    bool listed_ = false;
     bool stopping_ = false;
 };
 

@@ -23,6 +23,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstddef>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -92,21 +93,26 @@ public:
         });
     }
 
-    /// For operations, on the strand: has `work(stop)` done where it may block, then `done` here, and then everything stepped again.
+    /// For operations, on the strand: has `work(stop)` done where it may block, then `done(ok)` here, and then everything stepped again. Not `ok`: there is no
+    /// memory or no thread for it.
     template <class Work, class Done>
     void aside(Work work, Done done) {
         if (!io_) return;
-        off_strand(
-            io_->strand, std::make_shared<std::atomic<bool>>(false),
-            [work = std::move(work)](const std::atomic<bool>& stop) {
+        const auto over = [self = shared_from_this(), done = std::move(done)](bool ok) {
+            done(ok);
+            if (self->engine_) self->engine_->nudge(clock::now());
+            self->settle();
+        };
+        const auto guarded = [work = std::move(work)](const std::atomic<bool>& stop) {
+            try {
                 work(stop);
                 return true;
-            },
-            [self = shared_from_this(), done = std::move(done)](bool) {
-                done();
-                if (self->engine_) self->engine_->nudge(clock::now());
-                self->settle();
-            });
+            } catch (const std::exception&) {
+                return false;
+            }
+        };
+        if (!off_strand(blocking::files, io_->strand, std::make_shared<std::atomic<bool>>(false), guarded, over))
+            asio::post(io_->strand, [over] { over(false); });
     }
 
     bool is_usable() const noexcept { return usable_.load(std::memory_order_relaxed) && guard_->is_alive(); }

@@ -172,7 +172,7 @@ inline void ssh_session::check_host_key() {
         return host_key_checked(verify(to_->host_keys(), to_->host(), to_->port(), engine_->host_key()));
     checking_host_key_ = true;
     off_strand(
-        io_->strand, stop_blocking_,
+        blocking::login, io_->strand, stop_blocking_,
         [to = *to_, key = std::string{engine_->host_key()}](const std::atomic<bool>& stop) { return verify(to.host_keys(), to.host(), to.port(), key, stop); },
         [self = shared_from_this()](const host_key_verdict& verdict) {
             self->checking_host_key_ = false;
@@ -191,7 +191,8 @@ inline void ssh_session::host_key_checked(const host_key_verdict& verdict) {
 inline void ssh_session::ask_the_agent(agent_question question) {
     const auto limit = std::chrono::ceil<std::chrono::milliseconds>((deadline_ - clock::now()) / 2);
     off_strand(
-        io_->strand, stop_blocking_, [question = std::move(question), limit](const std::atomic<bool>& stop) { return ask_agent(question, limit, stop); },
+        blocking::login, io_->strand, stop_blocking_,
+        [question = std::move(question), limit](const std::atomic<bool>& stop) { return ask_agent(question, limit, stop); },
         [self = shared_from_this()](agent_answer answer) {
             if (self->state_ != state::opening) return;
             self->engine_->agent_answered(std::move(answer), clock::now());

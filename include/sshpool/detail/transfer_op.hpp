@@ -100,9 +100,10 @@ public:
     }
 
     transfer_op(std::shared_ptr<session_owner> owner, std::shared_ptr<void> share, std::unique_ptr<sftp_transfer> transfer)
-        : sftp_op(std::move(transfer)), owner_(std::move(owner)), share_(std::move(share)) {}
+        : sftp_op(std::move(transfer)), session_(owner->session), owner_(std::move(owner)), share_(std::move(share)) {}
 
     void attend() override {
+        if (auto work = take_work()) do_aside(std::move(work));
         if (caller_ == nullptr || telling_) return;
         if (has_news() && !error_) {
             telling_ = true;
@@ -124,6 +125,14 @@ private:
     void work(session_engine& engine, engine_time now) override {
         sftp_op::work(engine, now);
         if (!is_answered() && !telling_ && has_news()) engine.attend(*this);
+    }
+    void do_aside(local_work work) {
+        const auto session = session_.lock();
+        if (session == nullptr) return;
+        session->aside(std::move(work), [op = std::static_pointer_cast<transfer_op>(this->shared_from_this())](bool ok) {
+            op->work_done(ok);
+            op->attend();
+        });
     }
     progress now_at() const noexcept { return {transfer().done(), transfer().total()}; }
     bool has_news() const noexcept { return post_progress_ && now_at() != told_; }
@@ -147,6 +156,7 @@ private:
         std::shared_ptr<transfer_op> op;
     };
 
+    const std::weak_ptr<ssh_session> session_;
     std::shared_ptr<session_owner> owner_;
     std::shared_ptr<void> share_;
     std::shared_ptr<awaiter<Result>> caller_;
