@@ -105,6 +105,9 @@ protected:
         }
         return done;
     }
+    std::size_t committed() const noexcept { return committed_.size(); }
+    /// After the answer: goes on with what libssh2 is committed to. For those whose bytes may have moved since.
+    virtual void write_committed(session_engine& engine) { write(engine, committed_); }
     /// Ends what this side sends. Called until it is true.
     bool send_eof(session_engine& engine) {
         if (!committed_.empty()) return false;
@@ -248,7 +251,7 @@ private:
             if (rc == 0) next_request();
         }
         if (!committed_.empty()) {
-            write(engine, committed_);
+            write_committed(engine);
             if (!committed_.empty()) return op_next::again;
         }
 #if LIBSSH2_VERSION_NUM >= 0x010b00

@@ -81,6 +81,8 @@ private:
         if (!work_) work_ = transfer_->take_work();
         if (work_) engine.attend(*this);
     }
+    // What tidies up after a transfer has been appended meanwhile.
+    void write_committed(session_engine& engine) override { client_.sent(write(engine, client_.output().substr(0, committed()))); }
     void receive(session_engine& engine) {
         constexpr std::size_t at_once = std::size_t{64} << 10;
         while (transfer_->has_room()) {
