@@ -103,7 +103,7 @@ private:
         step now = step::reading;
         bool removed_old = false;
 
-        bool is_read() const noexcept { return local == nullptr || (local->is_open && !local->out); }
+        bool is_read() const noexcept { return local == nullptr || (!local->out && local->is_open); }
         /// True when something is there to be sent.
         bool has_piece() {
             if (now_sent.left() == 0 && local != nullptr && !local->out) std::swap(now_sent, local->next);
