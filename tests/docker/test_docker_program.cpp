@@ -260,7 +260,7 @@ TEST_CASE("the program runs each operation, prints JSON, and its exit status say
                                   support::docker_engine::docker(),
                                   "--docker-host",
                                   engine.host()});
-    REQUIRE(support::wait_until([&] { return engine.containers() == std::set<std::string>{"pod_2"}; }));
+    REQUIRE(support::wait_until([&] { return engine.containers() == std::set<std::string>{"pod_2"}; }, std::chrono::seconds{30}));
     interrupted.signal(SIGTERM);
     CHECK(interrupted.wait() == 130);
     CHECK(interrupted.output().find("\"code\":\"cancelled\"") != std::string::npos);

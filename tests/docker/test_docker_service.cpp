@@ -127,9 +127,9 @@ TEST_CASE("an image is pulled with progress, and its registry's password stands 
     const registry images("the user", password);
     std::mutex mutex;
     std::string told;
-    const progress_function note = [&](step s, output_stream, std::string_view line) {
+    const progress_function note = [&](step s, output_stream stream, std::string_view line) {
         const std::lock_guard lock(mutex);
-        told += std::string{to_string(s)} + ": " + std::string{line} + "\n";
+        told += std::string{to_string(s)} + (stream == output_stream::err ? " err: " : ": ") + std::string{line} + "\n";
     };
     auto wish = executor::box("pulled_1");
     wish.image = images.image();
@@ -141,6 +141,7 @@ TEST_CASE("an image is pulled with progress, and its registry's password stands 
     CHECK(refused.where == step::log_in);
     CHECK(refused.code == errc::command_failed);
     CHECK(refused.exit_status == 1);
+    CHECK(told.find("log_in err: Error response from daemon") != std::string::npos);
     CHECK(refused.text.find("sesame") == std::string::npos);
     CHECK(refused.left_behind.empty());
 
@@ -337,7 +338,7 @@ TEST_CASE("a create that is cancelled removes what it made") {
     std::promise<std::exception_ptr> ended;
     ex.service.async_create_container(ex.target(), wish, {},
                                       asio::bind_cancellation_slot(cancel.slot(), [&](std::exception_ptr e, const created_container&) { ended.set_value(e); }));
-    REQUIRE(support::wait_until([&] { return ex.times_held() == 1; }));
+    REQUIRE(support::wait_until([&] { return ex.times_held() == 1; }, 30s));
     CHECK(ex.engine.containers() == std::set<std::string>{"unwanted"});
     asio::post(ex.io, [&] { cancel.emit(asio::cancellation_type::total); });
     auto future = ended.get_future();

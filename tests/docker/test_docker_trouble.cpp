@@ -18,7 +18,7 @@ std::optional<failure> cut(executor& ex, cuts how, const std::function<std::futu
     auto f = start();
     std::size_t done = 0;
     const auto ended = [&] { return f.wait_for(0s) == std::future_status::ready; };
-    while (support::wait_until([&] { return ended() || ex.times_held() > before + done; }, 20s) && !ended()) {
+    while (support::wait_until([&] { return ended() || ex.times_held() > before + done; }, 30s) && !ended()) {
         ++done;
         if (how == cuts::once) ex.hold_nothing();
         ex.sshd.kill_sessions();
@@ -117,13 +117,13 @@ TEST_CASE("a container that a lost create makes late is found and removed all th
     executor ex(patient);
     ex.hold(executor::when::before, "create");
     auto f = ex.create(executor::box("late"));
-    REQUIRE(support::wait_until([&] { return ex.times_held() == 1; }));
+    REQUIRE(support::wait_until([&] { return ex.times_held() == 1; }, 30s));
     const auto given = ex.words_given();
     ex.hold_nothing();
     ex.sshd.kill_sessions();
     // The cleaning up has looked, and found nothing; now docker does there what it was told before the connection was cut.
     const auto looks = [&] { return ex.words_given().substr(given.size()).find("\nps\n"); };
-    REQUIRE(support::wait_until([&] { return looks() != std::string::npos; }));
+    REQUIRE(support::wait_until([&] { return looks() != std::string::npos; }, 30s));
     CHECK(ex.engine.containers().empty());
     CHECK(f.wait_for(0s) != std::future_status::ready);
     std::vector<std::string> words;
@@ -150,7 +150,7 @@ TEST_CASE("an executor that is gone for good is no server that does not answer, 
         support::process look({support::docker_engine::docker(), "-H", ex.engine.host(), "exec", "pod_1", "cat", "/www/started"});
         return look.wait() == 0;
     };
-    REQUIRE(support::wait_until(waits, 20s));
+    REQUIRE(support::wait_until(waits, 30s));
     ex.sshd.stop();
     const auto failed = executor::failure_of(std::move(f));
     CHECK((failed.where == step::wait_for_jupyter || failed.where == step::install_jupyter));  // whose end was just on its way
@@ -165,7 +165,7 @@ TEST_CASE("an executor that is gone for good is no server that does not answer, 
     CHECK(ex.engine.run({"volume", "ls", "--quiet", "--filter", "label=" + label}) == "data_1\n");
 }
 
-TEST_CASE("a connection cut while a notebook server is waited for is no answer of the server's: the wait goes on") {
+TEST_CASE("a connection cut while a notebook server is waited for is no answer of the server's, and the wait goes on") {
     executor ex;
     auto wish = executor::box("pod_1");
     wish.network = "host";
@@ -178,7 +178,7 @@ TEST_CASE("a connection cut while a notebook server is waited for is no answer o
         support::process look({support::docker_engine::docker(), "-H", ex.engine.host(), "exec", "pod_1", "cat", "/asked"});
         return look.wait() == 0;
     };
-    REQUIRE(support::wait_until(asked, 20s));
+    REQUIRE(support::wait_until(asked, 30s));
     CHECK(f.wait_for(0s) != std::future_status::ready);
     ex.sshd.kill_sessions();
     CHECK(executor::wait(std::move(f)).jupyter->port == wish.jupyter->port);

@@ -90,10 +90,11 @@ private:
     std::string cgroup() const { return dir_.path().filename().string(); }
 
     void start() {
+        // The machine's own settings for docker, and what docker writes beside them, are out of the way.
         constexpr auto script =
-            "exec >\"$1/log\" 2>&1 && mount -t tmpfs -o size=2g,mode=711 tmpfs \"$1/data\" && case $1 in /run/*) ;; *) mount -t tmpfs tmpfs /run ;; esac && "
-            "init=$(command -v docker-init || "
-            "true) && "
+            "exec >\"$1/log\" 2>&1 && mount -t tmpfs -o size=2g,mode=711 tmpfs \"$1/data\" && "
+            "{ [ ! -d /etc/docker ] || mount -t tmpfs tmpfs /etc/docker; } && case $1 in /run/*) ;; *) mount -t tmpfs tmpfs /run ;; esac && "
+            "init=$(command -v docker-init || true) && "
             "exec ${init:+\"$init\" -s --} dockerd --iptables=false --ip6tables=false --bridge=none --storage-driver=vfs "
             "--exec-opt native.cgroupdriver=cgroupfs --cgroup-parent=\"/$2\" "
             "--data-root=\"$1/data/root\" --exec-root=\"$1/data/exec\" --pidfile=\"$1/data/pid\" --host=\"unix://$1/docker.sock\"";
@@ -108,7 +109,7 @@ private:
             process ask({docker(), "-H", host(), "version"});
             return ask.wait() == 0;
         };
-        const bool up = wait_until([&] { return !engine_->running() || answers(); }, std::chrono::seconds{30});
+        const bool up = wait_until([&] { return !engine_->running() || answers(); }, std::chrono::seconds{60});
         if (!up || !engine_->running())
             throw std::runtime_error("the Docker Engine does not start:\n" + (std::filesystem::exists(dir_ / "log") ? log() : std::string{"no word of it"}));
     }
