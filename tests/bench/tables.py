@@ -230,6 +230,9 @@ def judge(results, columns):
         for what, field in (("one warm host", "same_host_ns"), ("random hosts, cache misses included", "random_host_ns"), ("a sweep with nothing due", "sweep_nothing_due_ns"),
                             ("a sweep, per entry that is due", "sweep_ns_per_due")):
             goals.at_most(f"P2 with {n:,} entries, to 100: {what}", ratio(sizes.get(n, {}).get(field), sizes.get(100, {}).get(field)), 1.3)
+    beside_plain = lambda n: ratio(sizes.get(n, {}).get("random_host_ns"), sizes.get(n, {}).get("plain_map_and_list_random_ns"))
+    for n in (10_000, 100_000):
+        goals.at_most(f"P2 with {n:,} entries, to 100: random hosts, each size measured by a plain map and list of that size", ratio(beside_plain(n), beside_plain(100)), 1.3)
     waiters = {r["waiters"]: r for r in results.programs("P3")}
     for what in ("cancel", "serve"):
         grown = ratio(waiters.get(20_000, {}).get(what + "_ns"), waiters.get(200, {}).get(what + "_ns"))
@@ -311,6 +314,7 @@ def sections(results, columns):
     if compiling:
         words = {"asio": "`#include <asio.hpp>` alone", "include": "`#include <sshpool/sshpool.hpp>` alone", "readme": "the README's program, `examples/readme.cpp`",
                  "precompiling": "precompiling both headers, once", "readme-precompiled": "the README's program with them precompiled"}
+        compiling.sort(key=lambda r: list(words).index(r["contender"]))
         rows = [[words[r["contender"]], shown(r["cpu_s"]), "–" if r["contender"] == "precompiling" else shown(r["bytes"] / 1e3), "–" if r["contender"] == "precompiling" else shown(r["code_bytes"] / 1e3)]
                 for r in compiling]
         yield "C: compiling, `g++ -O2`", markdown(["", "CPU, s", "object file, kB", "code and data in it, kB"], rows), ""
