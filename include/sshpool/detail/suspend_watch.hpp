@@ -2,9 +2,9 @@
 
 #include <sshpool/detail/pool_actions.hpp>
 
-#include <algorithm>
 #include <chrono>
 #include <type_traits>
+#include <utility>
 
 #include <time.h>
 
