@@ -54,6 +54,7 @@ struct assertion_of_libssh2 {};
 extern "C" {
 /// libssh2 1.10 forgets the host key where the key exchange fails behind it: 376 bytes of OpenSSL's, which no session's memory contains.
 const char* __lsan_default_suppressions() { return "leak:libcrypto"; }
+const char* __lsan_default_options() { return "print_suppressions=0"; }
 
 [[noreturn]] void assertion_failed(const char* what, const char* file, unsigned line, const char* where) __asm__("__assert_fail");
 }
