@@ -111,9 +111,10 @@ public:
     /// Has the server connect to a TCP port, by a name and a way that it knows, and gives that connection ("direct-tcpip", as `ssh -W`).
     ///
     /// Such a channel counts against no limit of sessions. Completes with `void(error_code, channel)` when the server has connected; its `err()` ends at once:
-    ///  - `errc::connect_failed`: the server could not connect, or has not answered within 10 s. It can be asked for one channel at a time, so
-    ///    other operations that need a new one wait meanwhile; after an answer that never came this connection opens no more, finishes what it
-    ///    carries, and takes no new leases
+    ///  - `errc::connect_failed`: the server could not connect, or has not answered within 10 s. libssh2 can ask for one channel at a time, whatever its kind,
+    ///  so
+    ///    other operations that need a new one wait meanwhile, up to those 10 s for each place that swallows what is sent to it; commands that find
+    ///    a spare channel do not. After an answer that never came this connection opens no more, finishes what it carries, and takes no new leases
     ///  - `errc::channel_refused`: it does not allow this (sshd's AllowTcpForwarding, PermitOpen)
     ///  - `errc::connection_lost`, `protocol_error`, `cancelled`
     /// Throws `std::invalid_argument` for a host that is empty, longer than 255 bytes or holds a NUL byte, and for port 0.
@@ -138,8 +139,9 @@ public:
     // the connection or behind it. So a disk that does not answer holds up only the transfers that need one, and those can still be cancelled and run
     // out of time; but what hangs in the operating system cannot be ended, and destroying the execution context waits for it.
     //
-    // A long transfer shares its connection with other operations, which then wait for some milliseconds more; one that must not be in their way belongs on
-    // a connection of its own, from a pool with `leases_per_connection = 1`.
+    // A long transfer shares its connection with other operations, which then wait for some milliseconds more. One that is to have a connection of its own is
+    // started on a lease that is then discarded: the pool lends that connection to nobody else from then on, opens another one for those who come,
+    // and closes it when the transfer has ended. Or it goes through a pool with `leases_per_connection = 1`.
     //
     // Errors of all four, with the server's words in `details`; nothing was put in place unless said otherwise:
     //  - `errc::file_not_found`, `file_denied`, `file_failed` (anything else that the server could not do: a full disk, a directory where a file is wanted)

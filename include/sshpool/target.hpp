@@ -54,6 +54,9 @@ public:
 
     /// Reach it through a pooled connection to another host, as ssh's ProxyJump. For a longer way give the jump one of its own:
     /// `t.via(inner.via(outer))`. Throws `std::invalid_argument` where there is a jump already, or for more than 8 jumps.
+    ///
+    /// The jump host is asked for one way at a time: a target behind it that does not answer at all, not even with a refusal, holds up those that are asked
+    /// for after it on that connection, for 10 s at most. The jump host then gets a fresh connection, and the old one finishes what it carries.
     target& via(target jump);
 
     /// "user@host:port", IPv6 in brackets: what the pool counts connections by.

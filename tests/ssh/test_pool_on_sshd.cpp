@@ -1,5 +1,9 @@
 // The pool against OpenSSH's sshd.
 
+#include <asio/bind_executor.hpp>
+#include <asio/thread_pool.hpp>
+#include <atomic>
+
 #include "ssh/pool_on_sshd.hpp"
 
 using namespace sshpool;
@@ -210,6 +214,33 @@ TEST_CASE("a key that was revoked opens nothing after invalidate_principal", "[s
     CHECK(r.ec == errc::auth_failed);
     CHECK(r.ec == command_fate::not_started);
     CHECK(p.pool.explain(where.key()).find("auth_failed") != std::string::npos);
+}
+
+TEST_CASE("a transfer whose lease is discarded has its connection to itself, which goes when it has ended", "[ssh][pool]") {
+    support::sshd_server server;
+    running_pool p;
+    const auto to_it = to(server);
+    auto lent = p.get(to_it).result;
+    REQUIRE(lent);
+    std::atomic<bool> under_way{false};
+    std::promise<void> go_on;
+    const auto options = transfer_options{}.progress([&, waiting = go_on.get_future().share()](auto, auto) {
+        if (!under_way.exchange(true)) waiting.wait();  // on a thread that nothing else needs
+    });
+    std::promise<std::error_code> ended;
+    asio::thread_pool elsewhere{1};
+    lent->async_write_file("large", std::string(3'000'000, 'x'), options,
+                           asio::bind_executor(elsewhere.get_executor(), [&](std::error_code ec) { ended.set_value(ec); }));
+    REQUIRE(support::wait_until([&] { return under_way.load(); }));
+    lent.discard();
+    CHECK(p.run(to_it, "echo beside").result.out == "beside\n");
+    CHECK(p.pool.get_stats().connections_created == 2);
+    CHECK(p.pool.get_stats().pool_size == 2);
+    go_on.set_value();
+    CHECK_FALSE(ended.get_future().get());
+    CHECK(support::wait_until([&] { return p.pool.get_stats().pool_size == 1; }));
+    CHECK(p.run(to_it, "stat -c %s large").result.out == "3000000\n");
+    CHECK(p.pool.get_stats().connections_created == 2);
 }
 
 TEST_CASE("a command that waits for a probe's channel starts when the probe has ended", "[ssh][transport]") {

@@ -195,6 +195,34 @@ TEST_CASE("files of every size around a block arrive as they are, in memory and 
     }
 }
 
+TEST_CASE("what has come is bounded while the disk does not take it, and so is what is read ahead of a server that does not", "[sftp]") {
+    support::temp_dir dir;
+    server s;
+    s.files["/f"].bytes = pattern(12 << 20);
+    {
+        sftp_client client;
+        sftp_download down{"/f", dir / "f", {}, "tag"};
+        CHECK_FALSE(carry(client, down, s, 1));  // its sink is open
+        s.slow_disk = 1'000'000;
+        CHECK_FALSE(carry(client, down, s, 500));
+        CHECK(down.done() > 0);
+        CHECK(down.done() <= 3U << 20U);
+    }
+    support::write_file(dir / "g", s.files["/f"].bytes);
+    s = {};
+    sftp_client client;
+    sftp_upload up{"/g", dir / "g", {}, "tag"};
+    s.instead = [&](const server::request& r) { return r.type == 6 ? std::optional<std::string>{""} : std::nullopt; };  // no answer to a write
+    CHECK_FALSE(carry(client, up, s, 500));
+    std::size_t work = 0;
+    for (const std::atomic<bool> stop{false}; const auto next = up.take_work(); ++work) {
+        next(stop);
+        up.work_done(client);
+    }
+    CHECK(work == 0);
+    CHECK(s.count(6) > 0);
+}
+
 TEST_CASE("a server without extensions is served with what every server takes", "[sftp]") {
     server s;
     s.extensions.clear();
