@@ -97,7 +97,7 @@ class Column:
             return text
         ended, failed = results.broken(self.table, contender, self.rtt)
         if ended:
-            text += f" ({ended} runs broke off)"
+            text += f" ({ended} run{'s' if ended > 1 else ''} broke off)"
         return text + (f" ({failed} failed)" if failed else "")
 
     def best_peer(self, results):
@@ -275,7 +275,7 @@ def circumstances(given):
     packages = run("dpkg-query", "-W", "-f", "${Package} ${Version}, ", *PACKAGES).rstrip(", ")
     links = "netem in a network namespace" if given.links == "netem" else "a proxy that holds bytes back (the kernel has no netem)"
     return "\n".join([
-        f"- {datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d}, `{given.command}`, medians of {given.turns} repetitions in interleaved order (slow peers: fewer)",
+        f"- {datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d}, `{given.command}`, medians of up to {given.turns} repetitions in interleaved order (of peers: up to {min(given.turns, 3)})",
         f"- {model[1] if model else platform.machine()}, {os.cpu_count()} cores, {memory:.1f} GB; {system[1] if system else ''}, Linux {platform.release()}",
         f"- sshpool {version}{f' at {commit}' if commit else ''}; {packages}",
         f"- servers and clients on this one machine; round trips by {links}"])
@@ -301,9 +301,11 @@ def sections(results, columns):
            "Resident memory with so many connections less that with one, divided. OpenSSH's is a process each.")
     hops, threads = results.programs("P1"), results.programs("P1-threads")
     if hops:
-        rows = [["three bare strand hops, 1 thread", "1", shown(hops[0]["three_strand_hops_ns"])], ["acquire + release, 1 thread", "1", shown(hops[0]["acquire_release_ns"])]]
+        rows = [["three bare strand hops, 1 thread", "1", shown(hops[0]["three_strand_hops_ns"])],
+                ["the same where the context has no sockets or timers, and never asks the kernel", "1", shown(hops[0].get("without_events_ns"))],
+                ["acquire + release, 1 thread", "1", shown(hops[0]["acquire_release_ns"])]]
         rows += [[f"acquire + release, {r['threads']} thread{'s' if r['threads'] > 1 else ''}", str(r["callers"]), shown(r["acquire_release_ns"])] for r in threads]
-        yield "P1: lending over a scripted transport", markdown(["", "callers", "ns"], rows), "All callers together; the network costs nothing."
+        yield "P1: lending over a scripted transport", markdown(["", "callers", "ns"], rows), "The network costs nothing. One thread: the processor's time; several: the time between two of them, whoever they belong to."
         rows = [[f"{r['connections']:,}"] + [shown(r[f]) for f in ("same_host_ns", "random_host_ns", "plain_map_and_list_random_ns", "sweep_nothing_due_ns", "sweep_ns_per_due")]
                 for r in results.programs("P2")]
         yield ("P2: the decisions alone, by entries in the pool", markdown(["entries", "one host, ns", "random hosts, ns", "plain map and list, random, ns", "sweep, nothing due, ns", "sweep, ns per entry due"], rows),
@@ -324,7 +326,7 @@ def chart(results, columns):
     """Bars, the shorter the better but for the last panel."""
     panels = [("One command, 10 ms round trip: p50, ms", columns["W1"][1]), ("One command, 50 ms round trip: p50, ms", columns["W1"][2]),
               (f"{results.hosts('W2')} hosts, all their commands: s", columns["W2"][0]), ("Download, 50 ms round trip: MB/s (more is better)", columns["W4"][2])]
-    width, label, bar, gap = 860, 280, 16, 6
+    width, label, bar, gap = 920, 330, 16, 6
     y, parts = 10, []
     for title, column in panels:
         bars = [(c, column.get(results, c)) for c in NAMES if column.get(results, c) is not None]
