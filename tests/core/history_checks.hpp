@@ -21,7 +21,7 @@ void random_history::event(const std::string& name, Do do_it) {
     actions out;
     fresh_ids_.clear();
     failed_target_.reset();
-    busy_again_ = false;
+    again_ = false;
     do_it(out);
     for (const auto& a : out) {
         if (const auto* open = std::get_if<act::open>(&a)) fresh_ids_.insert(open->connection);
@@ -179,8 +179,9 @@ inline void random_history::check_failures() {
         const bool failed = std::find(ref_.failed_now.begin(), ref_.failed_now.end(), w.id) != ref_.failed_now.end();
         const bool same = w.to.credential_digest() == tried.credential_digest();
         if (failed && (!same || served_otherwise_)) ref_.blame("a failed connect fails a caller it does not concern");
-        if (failed && busy_again_) ref_.blame("a busy server fails a caller before the last retry");
-        if (!failed && w.answers == 0 && same && !served_otherwise_ && !busy_again_) ref_.blame("a failed connect leaves a caller without an answer");
+        const bool no_room = tried.jump() != nullptr && w.answer == make_error(errc::pool_exhausted).message();  // for its way, which has to be opened anew
+        if (failed && again_ && !no_room) ref_.blame("a connect that is tried again fails a caller");
+        if (!failed && w.answers == 0 && same && !served_otherwise_ && !again_) ref_.blame("a failed connect leaves a caller without an answer");
     }
 }
 

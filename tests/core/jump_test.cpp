@@ -109,3 +109,49 @@ TEST_CASE("An invalidated jump host takes what runs through it along, without cu
     CHECK(w.give_back(1) == lines{"close 2 (invalidated)"});
     CHECK(w.closed(2) == lines{"close 1 (invalidated)"});
 }
+
+TEST_CASE("A jump host that opens no more channels keeps what runs through it, and goes when that has gone", "[core][jump]") {
+    core_world w{with([](pool_params& p) { p.connection_ttl = 0ms, p.health_check_interval = 0ms; })};
+    const auto idle = host("root@idle").via(jump);
+    w.ask(1, inner);
+    w.opened(1);
+    w.opened(2);
+    w.ask(2, idle);
+    w.opened(3);
+    w.give_back(2);
+    CHECK(w.capacity(1, 0).empty());
+    REQUIRE(w.events(event_kind::draining).size() == 1);
+    CHECK(w.events(event_kind::draining)[0].key == jump.key());
+    CHECK(w.ask(3, idle) == lines{"grant 3 connection 3"});
+    w.give_back(1);
+    CHECK(w.ask(4, inner) == lines{"grant 4 connection 2"});
+    CHECK(w.ask(5, host("root@new").via(jump)) == lines{"open 4 to root@jump:22"});
+    w.give_back(3);
+    w.give_back(4);
+    CHECK(w.pass(60s) == lines{"fail 5 acquire_timeout", "close 3 (idle)", "close 2 (idle)"});
+    w.closed(2);
+    CHECK(w.closed(3) == lines{"close 1 (discarded)"});
+}
+
+TEST_CASE("Of those whose connects a jump host turns away only the host that it could not reach is left alone", "[core][jump]") {
+    core_world w{with([](pool_params& p) { p.max_handshakes = 8; })};
+    const auto off = host("root@off").via(jump);
+    const auto behind = host("root@behind").via(jump);
+    const auto quick = host("root@quick").via(jump);
+    w.ask(1, jump);
+    w.opened(1);
+    CHECK(w.ask(2, off) == lines{"open 2 to root@off:22 via 1"});
+    CHECK(w.ask(3, quick) == lines{"open 3 to root@quick:22 via 1"});
+    CHECK(w.ask(4, behind) == lines{"open 4 to root@behind:22 via 1"});
+    w.pass(10s);
+    CHECK(w.capacity(1, 0).empty());
+    CHECK(w.opened(3) == lines{"grant 3 connection 3"});  // its tunnel was there before
+    CHECK(w.open_failed(2, errc::connect_failed) == lines{"fail 2 connect_failed"});
+    CHECK(w.events(event_kind::backing_off).size() == 1);
+    CHECK(w.open_failed(4, errc::jump_failed) == lines{"open 5 to root@jump:22"});
+    CHECK(w.events(event_kind::backing_off).empty());
+    CHECK(w.events(event_kind::connect_failed).size() == 1);
+    CHECK(w.opened(5) == lines{"open 6 to root@behind:22 via 5"});
+    CHECK(w.ask(5, off) == lines{"fail 5 host_backing_off"});
+    CHECK(w.open_failed(6, errc::jump_failed) == lines{"fail 4 jump_failed"});  // by a jump host that does take channels
+}

@@ -152,7 +152,7 @@ private:
             switch (below(8)) {
                 case 0:
                     return event("discarded " + std::to_string(id), [&](actions& out) {
-                        ref_.retire_with_dependents(id);
+                        ref_.retire(*c);
                         core_.discarded(now_, id, out);
                     });
                 case 1:
@@ -161,7 +161,7 @@ private:
                     const auto n = below(p.leases_per_connection + 2);
                     return event("capacity " + std::to_string(id) + " " + std::to_string(n), [&](actions& out) {
                         if (n == 0) {
-                            ref_.retire_with_dependents(id);
+                            ref_.retire(*c);
                         } else if (!c->retired && !c->unpooled) {
                             c->capacity = std::min(n, p.leases_per_connection);
                         }
@@ -247,13 +247,15 @@ private:
         }
         const std::array<errc, 6> causes{errc::auth_failed, errc::connect_failed,    errc::server_busy,
                                          errc::server_busy, errc::host_key_mismatch, errc::connect_timeout};
-        const auto cause = causes[below(causes.size())];
+        const auto cause = c->via != 0 && one_in(4) ? errc::jump_failed : causes[below(causes.size())];
+        const auto* via = ref_.find(c->via);
+        const bool turned_away = cause == errc::jump_failed && via != nullptr && via->retired;
         const bool late = cause == errc::connect_timeout && one_in(2);
         if (late) phases.key_exchange = ms(1, 5);
         const error_info why{make_error(cause), c->to.key(), "login", "no"};
         event("open_failed " + std::to_string(id) + " " + std::string{to_string(cause)}, [&](actions& out) {
-            ref_.trouble.failed(c->to, cause, late, c->started, now_);
-            busy_again_ = ref_.trouble.expected && ref_.trouble.expected->kind == event_kind::server_busy;
+            if (!turned_away) ref_.trouble.failed(c->to, cause, late, c->at_risk, c->started, now_);
+            again_ = turned_away || (ref_.trouble.expected && ref_.trouble.expected->kind == event_kind::server_busy);
             c->state = conn::gone;
             c->answered = true;
             ++ref_.failures;
@@ -513,7 +515,7 @@ private:
     std::map<std::string, mean> key_average_, holds_;
     std::map<std::string, instant> last_opened_;
     instant woke_at_ = instant::min();
-    bool busy_again_ = false;
+    bool again_ = false;
     std::set<connection_id> handshake_goes_on_, fresh_ids_;
     std::optional<target> failed_target_;
     bool served_otherwise_ = false;

@@ -30,6 +30,7 @@ public:
     };
     struct server {
         instant busy_until = instant::min(), last_drop = instant::min(), punished_until{};
+        instant surprised_until{};  // credentials that were logged in at that moment were refused, which nobody reckons with
         std::size_t drops = 0, allowed = 0;
         std::size_t waited_for = ~std::size_t{0};  // what it was before it was forgotten: who waits since then waits for a handshake to end
         instant remembered = instant::min();       // until then
@@ -41,11 +42,12 @@ public:
     server& server_of(const target& to, instant now) {
         auto& s = servers[to.endpoint()];
         if (now < s.remembered) return s;
-        const auto punished = s.punished_until;
+        const auto punished = s.punished_until, surprised = s.surprised_until;
         const auto waited_for = std::min(s.waited_for, s.allowed == 0 ? ~std::size_t{0} : s.allowed);
         s = {};
         s.waited_for = waited_for;
         s.punished_until = punished;
+        s.surprised_until = surprised;
         s.allowed = params.max_handshakes_per_host;
         return s;
     }
@@ -77,7 +79,7 @@ public:
         s.remembered = now + params.backoff_max;
     }
     /// What a failed connect must lead to; the event that tells of it is judged by `told`.
-    void failed(const target& to, errc why, bool late, instant started, instant now) {
+    void failed(const target& to, errc why, bool late, bool at_risk, instant started, instant now) {
         expected.reset();
         auto& s = server_of(to, now);
         if (why == errc::server_busy) {
@@ -101,7 +103,8 @@ public:
         } else if (login) {
             s.punished_until = std::max(s.punished_until, now) + std::chrono::seconds{1};
         }
-        if (s.punished_until - now >= std::chrono::seconds{15}) blame("sshd locks the address out");
+        if (login && !at_risk) s.surprised_until = s.punished_until;
+        if (s.punished_until - now >= std::chrono::seconds{15} && s.surprised_until <= now) blame("sshd locks the address out");
         expected = expectation{event_kind::backing_off, login ? login_of(to) : host_of(to), to, why == errc::auth_failed, true};
     }
     void told(const pool_event& e, instant now) {

@@ -41,6 +41,7 @@ protected:
         event.error = why;
         event.phases = phases;
         announce(out, std::move(event));
+        if (was_turned_away(c, why)) return try_again_later(c, now, out);
         set_back(c, why, phases, now, out);
         auto& d = *c.home;
         const target tried = c.to;
@@ -93,6 +94,10 @@ private:
         event.duration = std::max(instant{}, busy.not_before - now);
         announce(out, std::move(event));
         return true;
+    }
+    /// The jump host's connection opens no more channels, because it never answered for another host: this one had no part in that.
+    static bool was_turned_away(const pooled_connection& c, const error_info& why) noexcept {
+        return why.code == errc::jump_failed && c.via != nullptr && c.via->retired;
     }
     void try_again_later(pooled_connection& c, instant now, actions& out) {
         while (auto* child = c.dependents.front()) {

@@ -215,7 +215,8 @@ protected:
 
     // --- ending
 
-    /// Lends it no more; closes it now or when its last lease and the last connection that runs through it have gone.
+    /// Lends it no more; closes it now or when its last lease and the last connection that runs through it have gone. These stay: what was opened through it
+    /// is as good as before, and what is being opened tells by itself how that ended. Only an invalidation and a shutdown take them along.
     void retire(pooled_connection& c, close_reason reason, instant now, actions& out) {
         if (c.state == connection_state::planned) return forget_planned(c, now, out);
         if (c.state == connection_state::opening) return close(c, reason, {}, now, out);
@@ -227,7 +228,7 @@ protected:
             arm(c, now);
             touch(*c.home);
         }
-        const bool all = reason == close_reason::invalidated || reason == close_reason::discarded || reason == close_reason::shutdown;
+        const bool all = reason == close_reason::invalidated || reason == close_reason::shutdown;
         for_each_dependent(c, [&](pooled_connection& child) {
             if (all || child.state == connection_state::planned) retire(child, reason, now, out);
         });
