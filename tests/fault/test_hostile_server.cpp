@@ -3,7 +3,11 @@
 #include "engine/engine_in_memory.hpp"
 #include "support/catch.hpp"
 
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -360,4 +364,19 @@ TEST_CASE("a server that exchanges keys without end is answered, and commands ar
     CHECK(m.server.exchanges() >= 200);
     CHECK(m.engine.memory_used() <= before + m.server.exchanges() * 512);
     CHECK_FALSE(m.server.has_broken_input());
+}
+
+TEST_CASE("a version line of any length is cut off at 64 KiB and told of in a few words", "[fault]") {
+    const bool with_lines_before = GENERATE(false, true);
+    session_engine engine{engine_in_memory::options()};
+    const engine_time now{1h};
+    engine.start(now);
+    if (with_lines_before) engine.feed("Welcome.\r\nThis is a host.\r\n", now);
+    engine.feed("SSH-2.0-", now);
+    std::size_t fed = 0;
+    for (const std::string more(4'000, 'x'); engine.stage() != session_stage::lost && fed < (std::size_t{1} << 20); fed += more.size()) engine.feed(more, now);
+    CHECK(fed <= session_engine::greeting_allowance + 8'000);
+    CHECK(engine.failure().code == errc::handshake_failed);
+    CHECK(engine.failure().text.size() < 400);
+    CHECK(engine.memory_used() == 0);
 }
