@@ -243,9 +243,8 @@ def judge(results, columns):
 def noise(results, given):
     """Why the figures may mislead, a sentence each."""
     notices = []
-    cores = os.cpu_count() or 1
-    if given.load > 0.5 * cores:
-        notices.append(f"The machine was busy when this began (load average {given.load:.1f} on {cores} cores).")
+    if given.busy > 10:
+        notices.append(f"Others used {given.busy} % of the machine when this began: too noisy for every figure of time.")
     for table, value, what in (("W1", p50, "p50"), ("W2", wall, "wall time"), ("W2-free", cpu_per_op, "CPU"), ("W4-down", wall, "wall time"), ("W4-up", wall, "wall time"), ("W5", cpu_per_op, "CPU")):
         for rtt in (0, 10, 50):
             values = [value(r) for r in results.of(table, "floor", rtt)]
@@ -369,7 +368,7 @@ def main():
     parser.add_argument("--turns", required=True, type=int, help="repetitions made")
     parser.add_argument("--asked", required=True, type=int, help="repetitions asked for")
     parser.add_argument("--links", required=True, choices=["netem", "proxies"])
-    parser.add_argument("--load", required=True, type=float, help="the load average before anything was built")
+    parser.add_argument("--busy", required=True, type=int, help="how much of the machine others used before the measuring, in percent")
     parser.add_argument("--readme", type=Path, help="put the summary between its marks")
     parser.add_argument("--keep", type=Path, help="a second directory for both files")
     given = parser.parse_args()
