@@ -452,9 +452,18 @@ TEST_CASE("a disk of this machine that does not answer holds up only whoever nee
     CHECK((read_from(t, "there").get().bytes == bytes));
     CHECK_FALSE(write_to(t, "text", "no disk of ours").get().ec);
     CHECK((tree.get().ec == errc::command_timeout));
+    libssh2_transport other{t.io.get_executor()};  // whose host key is written to a file
+    std::promise<open_report> opened;
+    const auto known = host_key_policy::trust_on_first_use(server.home() / "known");
+    other.open({target{server.address(), credentials::private_key_file(server.client_key()), known}, 10s, 1, 2s, {}, {}},
+               [&](open_report report) { opened.set_value(std::move(report)); });
+    CHECK_FALSE(opened.get_future().get().error);
+    other.close([] {});
     asio::post(t.io, [&] { stop.emit(asio::cancellation_type::total); });
     CHECK((unwanted.get().ec == errc::cancelled));
     CHECK_FALSE(t.probe());
+    CHECK(t.run("sleep 2.3").result.ok());
+    CHECK(t.heard->last_capacity() != 0);  // after `reap_grace`: the channels of those who gave up have gone
     CHECK(up.wait_for(0s) == std::future_status::timeout);
     CHECK(down.wait_for(0s) == std::future_status::timeout);
     CHECK(entries(dir.path()) == 1);
@@ -465,7 +474,7 @@ TEST_CASE("a disk of this machine that does not answer holds up only whoever nee
     CHECK((support::read_file(server.home() / "arrived") == bytes));
     CHECK((support::read_file(dir / "back") == bytes));
     CHECK(support::wait_until([&] { return entries(dir.path()) == 2; }));
-    CHECK(t.run("ls -A").result.out == "arrived\ntext\nthere\n");
+    CHECK(t.run("ls -A").result.out == "arrived\nknown\ntext\nthere\n");
 }
 
 TEST_CASE("a transfer that waits for a dead disk is answered when its connection is lost, and leaves nothing", "[ssh][files]") {

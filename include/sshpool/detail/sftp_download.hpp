@@ -74,6 +74,7 @@ public:
     void give_up(sftp_client& /*client*/) override { stopped_ = true; }
     bool is_over() const override { return complete_ || (is_stopped() && (disk_ == nullptr || (discarding_ && !is_working()))); }
 
+    bool owes_server() const override { return false; }
     bool has_room() const noexcept override { return waiting_.size < most_waiting; }
     bool fetches() const noexcept override { return true; }
     std::string take_bytes() noexcept override { return std::move(bytes_); }

@@ -17,7 +17,8 @@ namespace sshpool::detail {
 
 /// One transfer on one channel, which runs the sftp subsystem for it.
 ///
-/// A caller who gives up is answered at once; the channel is kept until the server has removed what would be left behind, and this machine too.
+/// A caller who gives up is answered at once; the channel is kept until the server has removed what would be left behind. What this machine has to
+/// remove it does when its disk lets it, with or without the channel.
 class sftp_op : public channel_op {
 protected:
     explicit sftp_op(std::unique_ptr<sftp_transfer> transfer) : channel_op(channel_start::subsystem("sftp")), transfer_(std::move(transfer)) {
@@ -29,7 +30,7 @@ protected:
         if (answered_ && is_started() && !ended_) {
             transfer_->give_up(client_);
             carry(engine, now);
-            if (!ended_ && !transfer_->is_over()) return op_next::again;
+            if (!ended_ && transfer_->owes_server()) return op_next::again;
         }
         return channel_op::step(engine, now);
     }
@@ -53,7 +54,10 @@ protected:
     }
 
     /// To be done where it may block; then `work_done`.
-    local_work take_work() { return work_ ? std::exchange(work_, nullptr) : transfer_->take_work(); }
+    local_work take_work() {
+        if (!is_started()) return {};
+        return work_ ? std::exchange(work_, nullptr) : transfer_->take_work();
+    }
     void work_done(bool ok) { transfer_->work_done(client_, ok); }
 
     const sftp_transfer& transfer() const noexcept { return *transfer_; }

@@ -47,6 +47,8 @@ public:
     virtual void give_up(sftp_client& client) = 0;
     /// Complete, or failed with nothing left behind.
     virtual bool is_over() const = 0;
+    /// After `give_up`: the server has something to remove yet.
+    virtual bool owes_server() const { return !is_over(); }
     /// Replies with data are taken now; otherwise they wait, first with the server.
     virtual bool has_room() const noexcept { return true; }
     /// The server has more to send than words.
