@@ -254,19 +254,10 @@ private:
 
 namespace detail {
 
-/// The process-wide pool. Never destroyed, so that code that runs during static destruction may still hold it. A child has one of its own.
+/// The process-wide pool.
 struct process_pool {
-    static process_pool& instance() {
-        auto* found = latest.load();
-        while (found == nullptr || !found->home.is_here()) {
-            auto fresh = std::make_unique<process_pool>();
-            if (latest.compare_exchange_strong(found, fresh.get())) found = fresh.release();
-        }
-        return *found;
-    }
-    inline static std::atomic<process_pool*> latest{nullptr};
+    static process_pool& instance() { return one_of_this_process<process_pool>(); }
 
-    const home_process home;
     std::mutex mutex;
     std::unique_ptr<blocking_ssh_pool> pool;
     bool open = false;

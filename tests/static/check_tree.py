@@ -15,13 +15,13 @@ TOP_LEVEL = {"include", "tests", "examples", "cmake", "CMakeLists.txt", "README.
 # A file includes only its own floor and lower ones, and of other libraries only those named here. The lease stands on floor 2: the machinery hands it out.
 FLOORS = {
     "vocabulary": (0, {"openssl", "system"}, """error target credentials host_key_policy command pool_params pool_stats pool_event connection_info transfer_options warm_report
-        detail/address detail/agent_protocol detail/bcrypt_pbkdf detail/descriptor detail/digest detail/host_key_check detail/key_file detail/known_hosts detail/local_file detail/openssh_key detail/openssl_init
+        detail/address detail/agent_protocol detail/bcrypt_pbkdf detail/descriptor detail/digest detail/home_process detail/host_key_check detail/key_file detail/known_hosts detail/local_file detail/openssh_key detail/openssl_init
         detail/parse_private_key detail/private_key detail/secret detail/ssh_wire detail/user_certificate"""),
     "decisions": (1, set(), """detail/pool_actions detail/pool_core detail/pool_routes detail/pool_failures detail/back_off detail/expiring_map detail/outage_watch detail/pool_admission detail/pool_explain detail/pool_report detail/pool_upkeep detail/connection_table
         detail/pooled_connection detail/estimates detail/intrusive_list"""),
     "engine": (1, {"libssh2", "openssl"}, """detail/byte_queue detail/channel_op detail/direct_tcpip detail/engine_op detail/engine_probe detail/exec_op detail/flow_room detail/libssh2_init detail/login detail/memory_session
         detail/session_engine detail/session_engine_turn detail/session_engine_words detail/session_op detail/stream_op detail/read_ahead detail/upload_tree detail/sftp_client detail/sftp_download detail/sftp_op detail/sftp_transfer detail/sftp_upload"""),
-    "machinery": (2, {"asio", "libssh2", "openssl", "system"}, """transport lease detail/agent_client detail/off_strand detail/pool_driver detail/lease_share detail/caller detail/channel_core detail/completion detail/context_guard detail/home_process detail/suspend_watch detail/deadline_timer
+    "machinery": (2, {"asio", "libssh2", "openssl", "system"}, """transport lease detail/agent_client detail/off_strand detail/pool_driver detail/lease_share detail/caller detail/channel_core detail/completion detail/context_guard detail/suspend_watch detail/deadline_timer
         detail/event_queue detail/byte_stream detail/connection_fate detail/stream_connect detail/tcp_connect detail/tunnel_stream detail/ssh_session detail/ssh_session_steps detail/session_owner detail/run_op
         detail/acquire_op detail/transfer_op detail/pool_run_op detail/shutdown_op detail/warm_op"""),
     "public": (3, {"asio", "libssh2", "openssl", "system"}, "ssh_pool libssh2_transport channel blocking_ssh_pool prometheus"),

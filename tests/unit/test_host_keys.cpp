@@ -7,7 +7,10 @@
 
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
+#include <atomic>
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
@@ -510,4 +513,36 @@ TEST_CASE("a pattern made to be slow is not") {
     CHECK(detail::matches_pattern("abcabd", "*abd"));
     CHECK(detail::matches_pattern("abc", "a*c"));
     CHECK_FALSE(detail::matches_pattern("abcd", "a*c"));
+}
+
+TEST_CASE("A child made while another thread reads known hosts reads them, too", "[host-keys][fork]") {
+    std::string text;
+    for (int i = 0; i < 20'000; ++i) text += "host" + std::to_string(i) + ' ' + ed().line + '\n';
+    const hosts_file hosts{text};  // so young that it is read anew each time
+    std::atomic<bool> enough{false};
+    std::atomic<int> times{0};
+    std::thread reader{[&] {
+        while (!enough) {
+            (void)detail::known_hosts_cache::instance().get(hosts.file().string());
+            ++times;
+        }
+    }};
+    int well = 0;
+    for (int i = 0; i < 5; ++i) {
+        const auto before = times.load();
+        support::wait_until([&] { return times != before; });
+        const auto child = ::fork();
+        if (child == 0) {
+            ::alarm(10);
+            const auto read = detail::known_hosts_cache::instance().get(hosts.file().string());
+            ::_exit(read.hosts != nullptr ? 0 : 1);
+        }
+        int status = -1;
+        ::waitpid(child, &status, 0);
+        well += status == 0 ? 1 : 0;
+        if (status != 0) break;
+    }
+    enough = true;
+    reader.join();
+    CHECK(well == 5);
 }

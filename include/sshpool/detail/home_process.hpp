@@ -29,6 +29,23 @@ private:
     unsigned forks_;
 };
 
+/// The one `T` of this process, made when it is asked for first. Never destroyed, so that code that runs during static destruction may still use it. A child
+/// has one of its own: a lock in its parent's may be held by a thread that is not there.
+template <class T>
+T& one_of_this_process() {
+    struct kept {
+        const home_process home;
+        T value;
+    };
+    static std::atomic<kept*> latest{nullptr};
+    auto* found = latest.load();
+    while (found == nullptr || !found->home.is_here()) {
+        auto fresh = std::make_unique<kept>();
+        if (latest.compare_exchange_strong(found, fresh.get())) found = fresh.release();
+    }
+    return found->value;
+}
+
 /// Deletes an object in the process that made it. A child leaves its copy as it is, whole: whatever the object would say goodbye to is its parent's, and
 /// whatever it would wait for is not there.
 class delete_at_home {

@@ -2,6 +2,7 @@
 
 #include <sshpool/detail/descriptor.hpp>
 #include <sshpool/detail/digest.hpp>
+#include <sshpool/detail/home_process.hpp>
 #include <sshpool/detail/known_hosts.hpp>
 #include <sshpool/detail/ssh_wire.hpp>
 #include <sshpool/error.hpp>
@@ -77,10 +78,7 @@ inline known_hosts_read read_known_hosts(int fd, const std::string& file) {
 /// changed, or were so young when it was read that a change may hide behind the clock's grain.
 class known_hosts_cache {
 public:
-    static known_hosts_cache& instance() {
-        static known_hosts_cache cache;
-        return cache;
-    }
+    static known_hosts_cache& instance() { return one_of_this_process<known_hosts_cache>(); }
 
     known_hosts_read get(const std::string& file) {
         const std::lock_guard lock{mutex_};
