@@ -15,6 +15,8 @@ using steady = std::chrono::steady_clock;
 
 /// One that a server has accepted and does not answer gives way to the next: a server that is starting may have lost it.
 constexpr std::chrono::milliseconds longest_probe{10'000};
+/// The last one before the deadline has time enough to tell a server that does not answer from an executor that does not.
+constexpr std::chrono::milliseconds shortest_probe{1'000};
 
 /// Takes the next word off `line`.
 std::string_view next_word(std::string_view& line) {
@@ -113,7 +115,7 @@ asio::awaitable<void> set_up_jupyter(operation& op, std::string name, jupyter_se
     const std::uint16_t port = wish.reached_at != 0 ? wish.reached_at : wish.port;
     for (;;) {
         const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - steady::now());
-        const auto answer = co_await probe_http(op, step::wait_for_jupyter, port, wish.probe_path, std::min(left, longest_probe));
+        const auto answer = co_await probe_http(op, step::wait_for_jupyter, port, wish.probe_path, std::clamp(left, shortest_probe, longest_probe));
         if (answer.status != 0 && answer.status < 500) co_return;
         if (steady::now() + op.options().poll_interval >= deadline) {
             if (answer.way) op.fail(step::wait_for_jupyter, answer.way, answer.why);

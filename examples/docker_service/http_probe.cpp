@@ -26,7 +26,10 @@ int status_of(const std::string& line) {
     return ec == std::errc{} && end == line.data() + 12 && status >= 100 ? status : 0;
 }
 
-asio::awaitable<http_answer> exchange(operation& op, std::uint16_t port, std::string path) {
+/// How far an exchange has come.
+enum class reached { nobody, executor, server };
+
+asio::awaitable<http_answer> exchange(operation& op, std::uint16_t port, std::string path, reached& whom) {
     http_answer answer;
     sshpool::error_info error;
     std::error_code ec;
@@ -36,6 +39,7 @@ asio::awaitable<http_answer> exchange(operation& op, std::uint16_t port, std::st
         answer.way = ec;
         co_return answer;
     }
+    whom = reached::executor;
     const std::string here = "127.0.0.1";
     auto tunnel = co_await lease->async_open_tcp(here, port, error, asio::redirect_error(asio::use_awaitable, ec));
     if (ec) {
@@ -43,6 +47,7 @@ asio::awaitable<http_answer> exchange(operation& op, std::uint16_t port, std::st
         if (ec == sshpool::errc::connection_lost || ec == sshpool::errc::channel_refused) answer.way = ec;
         co_return answer;
     }
+    whom = reached::server;
     const auto request = "GET " + path + " HTTP/1.0\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     co_await asio::async_write(tunnel, asio::buffer(request), asio::redirect_error(asio::use_awaitable, ec));
     std::string text;
@@ -68,10 +73,20 @@ asio::awaitable<http_answer> probe_http(operation& op, step s, std::uint16_t por
     co_await op.stop_if_cancelled(s);
     const operation::stopwatch counted(op, s);
     asio::steady_timer timer(co_await asio::this_coro::executor, limit);
-    auto first = co_await (exchange(op, port, std::move(path)) || timer.async_wait(asio::use_awaitable));
+    auto whom = reached::nobody;
+    auto first = co_await (exchange(op, port, std::move(path), whom) || timer.async_wait(asio::use_awaitable));
+    if (first.index() == 0) co_return std::get<0>(std::move(first));
     http_answer answer;
-    answer.why = "no answer within " + std::to_string(limit.count()) + " ms";
-    if (first.index() == 0) answer = std::get<0>(std::move(first));
+    const auto time = " within " + std::to_string(limit.count()) + " ms";
+    if (whom == reached::server) {
+        answer.why = "no answer" + time;
+    } else if (whom == reached::executor) {
+        answer.why = "the executor opened no tunnel" + time;
+        answer.way = sshpool::make_error(sshpool::errc::command_timeout);
+    } else {
+        answer.why = "no connection to the executor" + time;
+        answer.way = sshpool::make_error(sshpool::errc::acquire_timeout);
+    }
     co_return answer;
 }
 
