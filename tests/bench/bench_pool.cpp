@@ -84,8 +84,12 @@ double hop_ns(std::size_t rounds, events kernel) {
     return (cpu_ns() - start) / static_cast<double>(rounds);
 }
 
+/// Of one acquire and release.
+struct spent {
+    double cpu_ns, wall_ns;
+};
 /// `callers` share `rounds`, eight to a host, so that each connection is lent to as many as it may be.
-double pool_ns(std::size_t rounds, std::size_t threads, std::size_t callers) {
+spent lend_and_return(std::size_t rounds, std::size_t threads, std::size_t callers) {
     const auto network = std::make_shared<test::scripted_network>();
     asio::io_context io{static_cast<int>(threads)};
     pool_type pool{io.get_executor(), {}, [network](asio::any_io_executor ex) { return test::scripted_transport{std::move(ex), network}; }};
@@ -103,7 +107,7 @@ double pool_ns(std::size_t rounds, std::size_t threads, std::size_t callers) {
     for (std::size_t i = 1; i < threads; ++i) more.emplace_back([&io] { io.run(); });
     io.run();
     for (auto& t : more) t.join();
-    return threads == 1 ? (cpu_ns() - cpu) / static_cast<double>(rounds) : ns_per(rounds, start);
+    return {(cpu_ns() - cpu) / static_cast<double>(rounds), ns_per(rounds, start)};
 }
 
 double median(std::vector<double> v) {
@@ -120,14 +124,14 @@ int main(int argc, char** argv) {
     for (int turn = 0; turn < turns; ++turn) {
         hopping.push_back(hop_ns(rounds, events::asked_for));
         undisturbed.push_back(hop_ns(rounds, events::none));
-        pools.push_back(pool_ns(rounds, 1, 1));
+        pools.push_back(lend_and_return(rounds, 1, 1).cpu_ns);
         ratios.push_back(pools.back() / hopping.back());
     }
     std::printf("{\"workload\": \"P1\", \"three_strand_hops_ns\": %.0f, \"without_events_ns\": %.0f, \"acquire_release_ns\": %.0f, \"ratio\": %.2f}\n",
                 median(hopping), median(undisturbed), median(pools), median(ratios));
     for (const std::size_t threads : {1, 2, 4, 8}) {
         std::vector<double> took;
-        for (int turn = 0; turn < turns; ++turn) took.push_back(pool_ns(rounds, threads, 8 * threads));
+        for (int turn = 0; turn < turns; ++turn) took.push_back(lend_and_return(rounds, threads, 8 * threads).wall_ns);
         std::printf("{\"workload\": \"P1-threads\", \"threads\": %zu, \"callers\": %zu, \"acquire_release_ns\": %.0f}\n", threads, 8 * threads, median(took));
         std::fflush(stdout);
     }

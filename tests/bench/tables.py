@@ -304,7 +304,7 @@ def sections(results, columns):
                 ["the same where the context has no sockets or timers, and never asks the kernel", "1", shown(hops[0].get("without_events_ns"))],
                 ["acquire + release, 1 thread", "1", shown(hops[0]["acquire_release_ns"])]]
         rows += [[f"acquire + release, {r['threads']} thread{'s' if r['threads'] > 1 else ''}", str(r["callers"]), shown(r["acquire_release_ns"])] for r in threads]
-        yield "P1: lending over a scripted transport", markdown(["", "callers", "ns"], rows), "The network costs nothing. One thread: the processor's time; several: the time between two of them, whoever they belong to."
+        yield "P1: lending over a scripted transport", markdown(["", "callers", "ns"], rows), "The network costs nothing. Of one caller: the processor's time; of several together: the time that passes from one to the next, whoever they belong to."
         rows = [[f"{r['connections']:,}"] + [shown(r[f]) for f in ("same_host_ns", "random_host_ns", "plain_map_and_list_random_ns", "sweep_nothing_due_ns", "sweep_ns_per_due")]
                 for r in results.programs("P2")]
         yield ("P2: the decisions alone, by entries in the pool", markdown(["entries", "one host, ns", "random hosts, ns", "plain map and list, random, ns", "sweep, nothing due, ns", "sweep, ns per entry due"], rows),
