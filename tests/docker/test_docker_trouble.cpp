@@ -137,8 +137,12 @@ TEST_CASE("a container that a lost create makes late is found and removed all th
 }
 
 TEST_CASE("an executor that is gone for good is no server that does not answer, and what is left behind there is named") {
+    const bool hangs = GENERATE(false, true);
+    INFO((hangs ? "it hangs" : "it refuses connections"));
     service_options impatient;
     impatient.timeouts[step::wait_for_jupyter] = 3s * support::slowness;
+    impatient.timeouts[step::install_jupyter] = 20s;
+    impatient.timeouts[step::clean_up] = 2s;
     executor ex(impatient);
     auto wish = executor::box("pod_1");
     wish.volumes.emplace_back("data_1", "/data");
@@ -151,7 +155,11 @@ TEST_CASE("an executor that is gone for good is no server that does not answer, 
         return look.wait() == 0;
     };
     REQUIRE(support::wait_until(waits, 30s));
-    ex.sshd.stop();
+    if (hangs) {
+        ex.sshd.suspend();
+    } else {
+        ex.sshd.stop();
+    }
     const auto failed = executor::failure_of(std::move(f));
     CHECK((failed.where == step::wait_for_jupyter || failed.where == step::install_jupyter));  // whose end was just on its way
     INFO(failed.text);
