@@ -577,3 +577,20 @@ TEST_CASE("explain: no secret in any of it", "[core][explain]") {
     CHECK(w.explain().find("hmac:") != std::string::npos);  // who was refused is told by a name that is good for this process alone
     CHECK(w.explain().find("hunter2") == std::string::npos);
 }
+
+TEST_CASE("explain: a refused login is told of when nothing else is known of its host any more", "[core][explain]") {
+    auto p = params();
+    p.auth_cooldown = 5min;
+    world w{p};
+    w.ask(1, a);
+    w.open_failed(1);
+    for (int i = 0; i < 2000; ++i) {
+        const auto id = static_cast<waiter_id>(i + 2);
+        w.ask(id, host("root@other" + std::to_string(i)));
+        w.cancel(id);
+        w.open_failed(id, errc::connect_failed);
+    }
+    const auto text = w.explain();
+    CHECK(text.find("root@a:22: login refused\n") == 0);
+    CHECK(text.find("nothing is known of it") == std::string::npos);
+}

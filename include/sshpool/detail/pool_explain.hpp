@@ -48,7 +48,7 @@ public:
         tell_penalties(endpoint);
         if (key != nullptr) tell_key(*key);
         std::string text{name};
-        text += ": " + state(key, endpoint);
+        text += ": " + state(name, key, endpoint);
         if (key != nullptr)
             text += ", " + of_limit(key->connections, known_.params.max_connections_per_host) + " connections, " + std::to_string(key->waiting) + " waiting";
         return text + '\n' + network() + text_ + "  " + pool_line(known_.figures, known_.params) + '\n';
@@ -85,17 +85,15 @@ private:
         told_.push_back(&why);
     }
 
-    std::string state(const key_state* key, const std::string& endpoint) const {
+    std::string state(std::string_view name, const key_state* key, const std::string& endpoint) const {
         bool usable = false, host = false, login = false, refused = false;
         if (key != nullptr) {
             for (const auto* d = key->doors.front(); d != nullptr; d = key->doors.after(*d)) usable = usable || d->usable > 0;
         }
         if (usable) return "connected";
-        known_.setbacks.for_each_of(key != nullptr ? key->name : "@" + endpoint, now_, [&](const setback& s) {
-            (s.refused ? refused : s.login ? login : host) = true;
-        });
+        known_.setbacks.for_each_of(name, now_, [&](const setback& s) { (s.refused ? refused : s.login ? login : host) = true; });
         if (host) return "backing off";
-        if (key == nullptr) return "nothing is known of it";
+        if (key == nullptr) return refused ? "login refused" : login ? "cannot be logged in to" : "nothing is known of it";
         const auto* busy = known_.busy.find(endpoint, now_);
         if (key->connecting > 0) return "connecting";
         if (busy != nullptr && busy->not_before > now_) return "the server is busy";
