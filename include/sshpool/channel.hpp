@@ -32,9 +32,9 @@ namespace sshpool {
 /// `async_wait_exit` first, where that matters). Neither SSH nor a client can promise that the remote process ends with its channel: it sees the end of its
 /// input, and SIGPIPE or SIGHUP (with a terminal) if it goes on. **Cancellation** (terminal, partial or total) ends that one call, without any effect.
 ///
-/// **Back-pressure**: the server may send as much as the channel's window (512 KiB) ahead of what is read here. Standard output and error share it, as SSH has
-/// it: a stream that is never read stalls the other once it holds that much. Nobody else on the connection notices. Writes complete when the bytes were taken
-/// into a buffer of 64 KiB, which empties as the command reads.
+/// **Back-pressure**: the server may send as much as the channel's window ahead of what is read here: 512 KiB, doubled up to 4 MiB with each window that is
+/// read. Standard output and error share it, as SSH has it: a stream that is never read stalls the other once it holds that much. Nobody else on the connection
+/// notices. Writes complete when the bytes were taken into a buffer of 64 KiB, which empties as the command reads.
 ///
 /// **Errors** of every operation, unless it says otherwise; bytes that came before are still read:
 ///  - `errc::connection_lost`, `errc::protocol_error`: the connection is gone

