@@ -459,3 +459,30 @@ TEST_CASE("Keys that are gone are remembered, but not without end", "[core]") {
     CHECK(w.core.stats("root@host977:22").connect_failures.total() == 1);
     CHECK(w.core.stats("root@host976:22").connect_failures.total() == 0);
 }
+
+TEST_CASE("Bytes that are read after the machine slept are no sign of life: they may have lain in a buffer", "[core][suspend]") {
+    core_world w;
+    w.ask(1, a);
+    w.opened(1);
+    w.suspended(1h);
+    w.pass(1ms);
+    w.give_back(1);  // heard at this moment
+    CHECK(w.ask(2, a) == lines{"probe 1"});
+    CHECK(w.probed(1) == lines{"grant 2 connection 1"});
+    w.give_back(2);
+    CHECK(w.ask(3, a) == lines{"grant 3 connection 1"});
+}
+
+TEST_CASE("A key is not forgotten while those whom its connect held up are being looked at", "[core]") {
+    core_world w{with([](pool_params& p) { p.max_connections = p.max_connections_per_host = 4; })};
+    const auto behind = [](const char* secret) { return host("root@behind", secret).via(a); };
+    w.ask(1, behind("one"));       // reserved, until its jump host is open
+    w.keep_warm({behind("two")});  // waits for that connect to end
+    std::vector<target> others;
+    for (int i = 0; i < 4000; ++i) others.push_back(host("root@h" + std::to_string(i)));
+    w.keep_warm(others);
+    w.shut_down();  // forgets more keys at once than it remembers
+    w.closed(1);
+    for (connection_id id = 2; id < 10; ++id) w.closed(id);
+    CHECK(w.core.empty());
+}

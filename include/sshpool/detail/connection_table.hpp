@@ -90,7 +90,8 @@ public:
         if (key.doors.empty()) {
             key.forgotten = unused_.insert(unused_.end(), &key);
             auto* oldest = unused_.front();
-            if (unused_.size() > most_remembered && oldest->at_limit.doors.empty() && !oldest->at_limit.retrying) {
+            const bool held = !oldest->at_limit.doors.empty() || oldest->at_limit.retrying || oldest->behind_connect.retrying;
+            if (unused_.size() > most_remembered && !held) {
                 unused_.pop_front();
                 keys_.erase(keys_.find(oldest->name));
             }
