@@ -211,7 +211,6 @@ private:
             if (c->state == conn::open) {
                 c->heard = std::max(c->heard, heard);
                 if (c->leases.empty()) c->idle_since = now_;
-                if (heard > woke_at_) c->suspect = false;
                 ref_.used(*c);
             }
             hold(c->to.key(), now_ - since);
@@ -392,7 +391,6 @@ private:
         const auto slept = ms(1, 400);
         event("suspended for " + in_seconds(slept), [&](actions& out) {
             for (auto& c : ref_.connections) c.suspect = c.suspect || c.state == conn::open;
-            woke_at_ = now_;
             core_.suspended(now_, slept, out);
             for (auto& c : ref_.connections) {
                 const auto info = core_.info(c.id);
@@ -514,7 +512,6 @@ private:
     double longest_connect_ = 0;
     std::map<std::string, mean> key_average_, holds_;
     std::map<std::string, instant> last_opened_;
-    instant woke_at_ = instant::min();
     bool again_ = false;
     std::set<connection_id> handshake_goes_on_, fresh_ids_;
     std::optional<target> failed_target_;

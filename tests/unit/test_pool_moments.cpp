@@ -291,15 +291,15 @@ TEST_CASE("after the machine slept every idle connection is checked before it is
     REQUIRE(told.size() == 1);
     CHECK(told[0].duration == 2h);
 
-    SECTION("one that was lent meanwhile is checked too, if nothing was heard from it since") {
+    SECTION("one that was lent meanwhile is checked too") {
         f.give_back(held);
         CHECK_FALSE(f.pool->try_get_connection(host("held")));
     }
-    SECTION("one that was lent meanwhile and has been heard from since is as good as any") {
+    SECTION("also where bytes were read from it since, for they may have come before the sleep") {
         manual_clock::advance(1ms);
         f.network->at(5)->heard = manual_clock::now().time_since_epoch().count();
         f.give_back(held);
-        CHECK(f.pool->try_get_connection(host("held")));
+        CHECK_FALSE(f.pool->try_get_connection(host("held")));
     }
     SECTION("one that does not answer is closed, and its caller gets another") {
         manual_clock::sleep(1h);

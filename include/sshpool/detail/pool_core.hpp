@@ -212,11 +212,10 @@ public:
         conclude(now, out);
     }
 
-    /// The machine slept for that long, and the clock of the pool stood still meanwhile. Nothing idle is lent before it was asked whether it lives, and
-    /// what would have expired meanwhile does so within a while, not all at once.
+    /// The machine slept for that long, and the clock of the pool stood still meanwhile. Nothing that was open then is lent before it was asked whether it
+    /// lives: bytes that are read later may have come before. What would have expired meanwhile does so within a while, not all at once.
     void suspended(instant now, std::chrono::nanoseconds slept, actions& out) {
         advance(now, out);
-        woke_at_ = now;
         for (auto* c = table_.all.front(); c != nullptr; c = table_.all.after(*c)) {
             if (c->state != connection_state::open) continue;
             c->suspect = true;

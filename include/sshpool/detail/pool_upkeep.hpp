@@ -175,7 +175,6 @@ protected:
         c.end_lease(slot);
         if (c.state != connection_state::open) return;
         auto& d = *c.home;
-        if (heard > woke_at_) c.suspect = false;
         c.heard = std::max(c.heard, std::min(heard, now));
         c.last_used = now;
         c.use_serial = ++serial_;
@@ -391,7 +390,6 @@ protected:
     parking spills_{limit::connections_spill};  // doors that want an extra one, at the bound of the pool
     parking warms_{limit::connections_warm};    // doors to be kept connected, for which the pool has no place just now
     bool room_for_warm_ = false;                // they have not been looked at since a place became free
-    instant woke_at_ = instant::min();          // the machine slept until then
     std::vector<door*> dirty_;                  // a heap: the door of the oldest waiter first
     std::vector<parking*> retry_;
 

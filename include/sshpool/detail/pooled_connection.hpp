@@ -59,7 +59,7 @@ struct pooled_connection {
     bool handshaking = false;
     bool was_open = false;
     bool in_serving = false;
-    bool suspect = false;  ///< the machine slept since it was last heard of
+    bool suspect = false;  ///< the machine slept since it was last asked whether it lives
     bool at_risk = false;  ///< its login may be refused, and counts among those that sshd punishes
     idle_place idleness = idle_place::none;
     std::optional<close_reason> retired;  ///< lent no more, for this reason; closes when nobody needs it
