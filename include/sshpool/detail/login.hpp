@@ -202,11 +202,13 @@ private:
         const bool is_wrong = type.ends_with(certificate_suffix) && !type.starts_with("ecdsa-") && libssh2_version(0x010b00) == nullptr;
         return is_wrong ? type : std::string_view{};
     }
+    /// By how much the wrong name is too long.
+    std::size_t excess() const noexcept { return wrong_name().empty() ? 0 : certificate_suffix.size(); }
     /// Memory of libssh2's with the signature for it to send. With a wrong name before it, it is given as many bytes less as the name is too long; when
     /// libssh2 has put both into its packet it frees them, and then the packet's end is put right.
     void* hand_over(const std::string& signature, std::string_view data) {
         const auto wrong = wrong_name();
-        const auto size = signature.size() - (wrong.empty() ? 0 : certificate_suffix.size());
+        const auto size = signature.size() - excess();
         void* const memory = session_.allocate(size);
         if (memory == nullptr) return nullptr;
         std::memcpy(memory, signature.data(), size);
@@ -238,8 +240,9 @@ private:
         try {
             const auto signature = self.sign(std::span{data, data_len});
             if (!signature) return LIBSSH2_ERROR_EAGAIN;
+            if (signature->size() <= self.excess()) throw key_error("the agent gave " + std::to_string(signature->size()) + " bytes as a signature");
             *sig = static_cast<unsigned char*>(self.hand_over(*signature, {reinterpret_cast<const char*>(data), data_len}));
-            *sig_len = signature->size() - (self.wrong_name().empty() ? 0 : certificate_suffix.size());
+            *sig_len = signature->size() - self.excess();
             return *sig == nullptr ? -1 : 0;
         } catch (const std::exception& e) {
             self.sign_error_ = e.what();
