@@ -47,6 +47,11 @@ public:
 
     ssh_pool<>& pool() noexcept { return pool_; }
     bool is_open() const noexcept { return !closed_; }
+    /// For calls that change something.
+    ssh_pool<>& open_pool() {
+        if (closed_) throw pool_closed();
+        return pool_;
+    }
     /// Throws in a child of the process that has the threads, before any lock is touched.
     void refuse_children() const {
         if (!home_.is_here()) throw ssh_error{asked_in_a_child({})};
@@ -200,7 +205,7 @@ public:
     /// As `ssh_pool::try_get_connection`.
     std::optional<blocking_lease> try_get_connection(const target& where, std::source_location caller = std::source_location::current()) {
         const auto engine = current();
-        auto lent = engine->pool().try_get_connection(where, caller);
+        auto lent = engine->open_pool().try_get_connection(where, caller);
         if (!lent) return std::nullopt;
         return blocking_lease{engine, std::move(*lent)};
     }
@@ -213,12 +218,12 @@ public:
     /// As `ssh_pool::keep_warm`.
     template <class Range>
     void keep_warm(const Range& targets) {
-        current()->pool().keep_warm(targets);
+        current()->open_pool().keep_warm(targets);
     }
-    void forget_warm(std::string_view key) { current()->pool().forget_warm(key); }
-    void invalidate(std::string_view key) { current()->pool().invalidate(key); }
-    void invalidate_principal(std::string_view label) { current()->pool().invalidate_principal(label); }
-    void close_all() { current()->pool().close_all(); }
+    void forget_warm(std::string_view key) { current()->open_pool().forget_warm(key); }
+    void invalidate(std::string_view key) { current()->open_pool().invalidate(key); }
+    void invalidate_principal(std::string_view label) { current()->open_pool().invalidate_principal(label); }
+    void close_all() { current()->open_pool().close_all(); }
     pool_stats get_stats() const { return current()->pool().get_stats(); }
     pool_stats get_stats(std::string_view key) const { return current()->pool().get_stats(key); }
     /// As `ssh_pool::watch`; of the process-wide pool, until it is closed.
@@ -226,7 +231,7 @@ public:
     std::string explain(std::string_view key) const { return current()->pool().explain(key); }
 
     /// Refuses new calls, wakes those that wait for a connection (`errc::pool_closed`), lets what runs go on for at most `grace`,
-    /// then cuts it. Returns when nothing is left. Calls after it throw `errc::pool_closed`.
+    /// then cuts it. Returns when nothing is left. Calls after it throw `errc::pool_closed`; only `get_stats`, `watch` and `explain` still tell how it ended.
     void shutdown(std::chrono::milliseconds grace) {
         if (home_.is_here()) current()->close(grace);
     }

@@ -84,7 +84,7 @@ public:
     ///  - `errc::host_backing_off`: the host, a jump host on the way, or these credentials there failed a moment ago, and the next try is not due
     ///    (`pool_params::when_backing_off`); the text holds the cause and the time that is left
     ///  - `errc::resolve_failed`, `connect_failed`, `connect_timeout`, `server_busy`, `handshake_failed`, `host_key_unknown`,
-    ///    `host_key_mismatch`, `auth_failed`, `key_unusable`, `jump_failed`, `connection_lost`, `protocol_error`: the connect failed
+    ///    `host_key_mismatch`, `auth_failed`, `key_unusable`, `jump_failed`, `channel_refused`, `connection_lost`, `protocol_error`: the connect failed
     ///  - `errc::cancelled`: this call was cancelled; the pool is unchanged
     template <class Token>
     auto async_get_connection(const target& where, Token&& token, std::source_location caller = std::source_location::current()) {
@@ -139,7 +139,8 @@ public:
         driver_->step_now([&](auto& core, detail::instant at, detail::actions& out) { core.forget_warm(at, key, out); });
     }
 
-    /// Lends a connection that is free and healthy at this moment. Never waits, never connects, never probes.
+    /// Lends a connection that is free and healthy at this moment. Never waits, never connects. One that was silent for too long is not lent: its probe is
+    /// begun, and not waited for.
     std::optional<lease_type> try_get_connection(const target& where, std::source_location caller = std::source_location::current()) {
         return driver_->try_lend(where, caller);
     }
@@ -149,7 +150,8 @@ public:
     void invalidate(std::string_view key) {
         driver_->step_now([&](auto& core, detail::instant at, detail::actions& out) { core.invalidate(at, key, out); });
     }
-    /// The same for every connection whose `credentials::identity()` is `label`: to be called when a key was revoked.
+    /// The same for every connection whose `credentials::identity()` is `label`, also where only a part of its credentials (`credentials::or_else`) goes by
+    /// that label: to be called when a key was revoked.
     void invalidate_principal(std::string_view label) {
         driver_->step_now([&](auto& core, detail::instant at, detail::actions& out) { core.invalidate_identity(at, label, out); });
     }
