@@ -178,9 +178,10 @@ TEST_CASE("a connection cut while a notebook server is waited for is no answer o
     auto wish = executor::box("pod_1");
     wish.network = "host";
     wish.jupyter.emplace(support::free_port());
-    // The first to ask gets no answer as long as its connection lives; then there is a server.
+    // Who asks gets no answer until the test says so; then there is a server.
     wish.jupyter->script =
-        "(nc -l -p \"$port\" -e sh -c 'echo x >/asked; cat >/dev/null'; httpd -p \"$port\" -h /www) </dev/null >/dev/null 2>&1 &\necho x >/www/api\n";
+        "(until [ -e /go ]; do nc -l -p \"$port\" -e sh -c 'echo x >/asked; until [ -e /go ]; do sleep 0.1; done'; done; httpd -p \"$port\" -h /www) "
+        "</dev/null >/dev/null 2>&1 &\necho x >/www/api\n";
     auto f = ex.create(wish);
     const auto asked = [&] {
         support::process look({support::docker_engine::docker(), "-H", ex.engine.host(), "exec", "pod_1", "cat", "/asked"});
@@ -189,6 +190,7 @@ TEST_CASE("a connection cut while a notebook server is waited for is no answer o
     REQUIRE(support::wait_until(asked, 30s));
     CHECK(f.wait_for(0s) != std::future_status::ready);
     ex.sshd.kill_sessions();
+    ex.inside("pod_1", {"touch", "/go"});
     CHECK(executor::wait(std::move(f)).jupyter->port == wish.jupyter->port);
     CHECK(ex.sshd.accepted_logins() == 2);
 }
