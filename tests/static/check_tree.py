@@ -19,7 +19,7 @@ FLOORS = {
         detail/parse_private_key detail/private_key detail/secret detail/ssh_wire detail/user_certificate"""),
     "decisions": (1, set(), """detail/pool_actions detail/pool_core detail/pool_routes detail/pool_failures detail/back_off detail/expiring_map detail/outage_watch detail/pool_admission detail/pool_explain detail/pool_report detail/pool_upkeep detail/connection_table
         detail/pooled_connection detail/estimates detail/intrusive_list"""),
-    "engine": (1, {"libssh2", "openssl"}, """detail/byte_queue detail/channel_op detail/direct_tcpip detail/engine_op detail/engine_probe detail/exec_op detail/flow_room detail/libssh2_init detail/login detail/memory_session
+    "engine": (1, {"libssh2", "openssl"}, """detail/byte_queue detail/channel_op detail/direct_tcpip detail/engine_op detail/exec_op detail/flow_room detail/libssh2_init detail/login detail/memory_session
         detail/session_engine detail/session_engine_turn detail/session_engine_words detail/session_op detail/stream_op detail/read_ahead detail/upload_tree detail/sftp_client detail/sftp_download detail/sftp_op detail/sftp_transfer detail/sftp_upload"""),
     "machinery": (2, {"asio", "libssh2", "openssl", "system"}, """transport lease detail/agent_client detail/off_strand detail/pool_driver detail/lease_share detail/caller detail/channel_core detail/completion detail/context_guard detail/suspend_watch detail/deadline_timer
         detail/event_queue detail/byte_stream detail/connection_fate detail/stream_connect detail/tcp_connect detail/tunnel_stream detail/ssh_session detail/ssh_session_steps detail/session_owner detail/run_op
