@@ -1,6 +1,7 @@
 #pragma once
 
 #include <sshpool/detail/caller.hpp>
+#include <sshpool/detail/home_process.hpp>
 #include <sshpool/warm_report.hpp>
 
 #include <asio/any_io_executor.hpp>
