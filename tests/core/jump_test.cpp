@@ -127,6 +127,7 @@ TEST_CASE("A jump host that opens no more channels keeps what runs through it, a
     CHECK(w.ask(4, inner) == lines{"grant 4 connection 2"});
     CHECK(w.ask(5, host("root@new").via(jump)) == lines{"open 4 to root@jump:22"});
     w.give_back(3);
+    w.pass(1s);
     w.give_back(4);
     CHECK(w.pass(60s) == lines{"fail 5 acquire_timeout", "close 3 (idle)", "close 2 (idle)"});
     w.closed(2);
