@@ -44,6 +44,9 @@ private:
         p.max_connections = 60;
         p.connect_timeout = 10s * support::slowness;
         p.acquire_timeout = 30s * support::slowness;
+        // Or on a slow machine most commands would come to nothing but "it failed a moment ago".
+        p.when_backing_off = backing_off_policy::wait;
+        p.backoff_max = 500ms;
         return p;
     }
     static std::string file_on(const soak::fleet::host& h) { return "ran." + std::to_string(h.number); }
