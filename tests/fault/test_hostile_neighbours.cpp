@@ -52,6 +52,8 @@ TEST_CASE("a hostile server costs its own commands a typed error in time, and ot
         {"keys exchanged without end", instead_of_answering(msg::channel_request, [](ssh_server_in_memory& s) { s.begin_rekey(); }), errc::command_timeout},
     }));
     INFO(how.name);
+    // With sanitizers that takes most of a minute, and the server may be the one that ends it; test_hostile_server.cpp has it in memory.
+    if (support::slowness > 1 && std::string_view{how.name}.starts_with("questions")) return;
     ssh_server_on_socket bad{how.scenario}, good;
     pool_params params;
     params.reap_grace = 200ms;
