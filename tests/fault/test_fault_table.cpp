@@ -1,6 +1,7 @@
 // Every fault at every moment of a connection's life, through the real pool to a real sshd.
 
 #include "ssh/pool_on_sshd.hpp"
+#include "support/self.hpp"
 
 #include <array>
 #include <atomic>
@@ -289,11 +290,6 @@ private:
     running_pool pool_;
 };
 
-std::size_t descriptors() {
-    const std::filesystem::directory_iterator all{"/proc/self/fd"};
-    return static_cast<std::size_t>(std::distance(begin(all), end(all)));
-}
-
 }  // namespace
 
 TEST_CASE("every fault at every moment has its expected outcome, harms no neighbour and leaves nothing behind", "[fault]") {
@@ -306,7 +302,7 @@ TEST_CASE("every fault at every moment has its expected outcome, harms no neighb
             if (only == nullptr || std::to_string(r) + " " + std::to_string(column) == only) cells.emplace_back(r, column);
         }
     }
-    const auto before = descriptors();
+    const auto before = support::open_descriptors();
     std::vector<played> results(cells.size());
     std::atomic<std::size_t> next{0};
     const auto start = std::chrono::steady_clock::now();
@@ -343,5 +339,5 @@ TEST_CASE("every fault at every moment has its expected outcome, harms no neighb
         CHECK(choice == (reasons.count({c.what, c.when}) > 0));
     }
     std::printf("%zu cells, %zu as expected, %zu commands of neighbours meanwhile, %.1f s\n", results.size(), kept, neighbours, took);
-    CHECK(support::wait_until([&] { return descriptors() == before; }));
+    CHECK(support::wait_until([&] { return support::open_descriptors() == before; }));
 }

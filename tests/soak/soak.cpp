@@ -2,9 +2,9 @@
 
 #include "soak/fleet.hpp"
 #include "soak/options.hpp"
+#include "support/self.hpp"
 
 #include <cstdio>
-#include <filesystem>
 #include <sstream>
 
 using namespace sshpool;
@@ -23,8 +23,7 @@ struct figures {
 
     static figures now(const ssh_pool<>& pool) {
         figures f;
-        const std::filesystem::directory_iterator all{"/proc/self/fd"};
-        f.descriptors = static_cast<std::size_t>(std::distance(begin(all), end(all)));
+        f.descriptors = support::open_descriptors();
         std::istringstream lines{support::read_file("/proc/self/smaps_rollup")};
         for (std::string line; std::getline(lines, line);) {
             if (line.starts_with("Rss:")) f.rss_kb = std::stoul(line.substr(4));

@@ -8,18 +8,12 @@
 #include <fstream>
 
 #include "ssh/channel_on_sshd.hpp"
+#include "support/self.hpp"
 
 using namespace sshpool;
 using namespace sshpool::test;
 
 namespace {
-
-std::size_t resident_bytes() {
-    std::size_t all = 0;
-    std::size_t resident = 0;
-    std::ifstream{"/proc/self/statm"} >> all >> resident;
-    return resident * 4096;
-}
 
 /// Waits until no more bytes come through the proxy, and tells how many did.
 std::uint64_t settled(const support::delay_proxy& proxy, support::direction d, std::uint64_t more_than) {
@@ -259,7 +253,7 @@ TEST_CASE("a flood that nobody reads stops within its window, and its neighbours
     running_transport t;
     REQUIRE_FALSE(t.open(through(server, proxy.host(), proxy.port())).error);
     CHECK(t.run("true").result.exit_status == 0);
-    const auto before = resident_bytes();
+    const auto before = support::resident_bytes();
     std::string stream;
     SECTION("on its output") { stream = "yes"; }
     SECTION("on its standard error") { stream = "yes >&2"; }
@@ -269,7 +263,7 @@ TEST_CASE("a flood that nobody reads stops within its window, and its neighbours
     CHECK(came < 600'000 + 100'000);  // the window of 512 KiB, packet heads, and the connection's own start
     for (int i = 0; i < 20; ++i) CHECK(t.run("echo beside").result.out == "beside\n");
     CHECK(proxy.bytes(support::direction::to_client) - came < 20'000);  // the neighbours' traffic gave it nothing
-    const auto grown = resident_bytes() - std::min(before, resident_bytes());
+    const auto grown = support::resident_bytes() - std::min(before, support::resident_bytes());
     CHECK(grown < (std::size_t{6} << 20) * support::slowness);
     std::string text(4 << 20, '\0');
     auto read = stream == "yes" ? asio::async_read(flood, asio::buffer(text), as_end) : asio::async_read(flood.err(), asio::buffer(text), as_end);

@@ -7,10 +7,10 @@
 #include <atomic>
 #include <csignal>
 #include <cstdio>
-#include <filesystem>
 #include <fstream>
 
 #include "ssh/transport_on_sshd.hpp"
+#include "support/self.hpp"
 
 using namespace sshpool;
 using namespace sshpool::test;
@@ -18,11 +18,6 @@ using namespace sshpool::test;
 namespace {
 
 target at(const std::string& host, std::uint16_t port) { return {"nobody", host, port, credentials::password("unused"), host_key_policy::accept_any()}; }
-
-std::size_t open_descriptors() {
-    const std::filesystem::directory_iterator all("/proc/self/fd");
-    return static_cast<std::size_t>(std::distance(begin(all), end(all)));
-}
 
 }  // namespace
 
@@ -139,7 +134,7 @@ TEST_CASE("a probe of a server that hangs fails in time", "[ssh][transport]") {
 TEST_CASE("a connection that is cut after any number of bytes gives a typed error and frees everything", "[ssh][transport]") {
     support::sshd_server server({"MaxStartups 100"});
     support::delay_proxy proxy(server.host(), server.port());
-    const auto before = open_descriptors();
+    const auto before = support::open_descriptors();
     std::size_t opened = 0;
     for (std::uint64_t bytes = 1; bytes<6000; bytes += support::slowness> 1 ? 450 : 150) {
         proxy.cut_after(support::direction::to_client, bytes);
@@ -163,7 +158,7 @@ TEST_CASE("a connection that is cut after any number of bytes gives a typed erro
     }
     CHECK(opened > 0);
     CHECK(support::wait_until([&] { return proxy.open_connections() == 0; }));
-    CHECK(support::wait_until([&] { return open_descriptors() <= before; }));
+    CHECK(support::wait_until([&] { return support::open_descriptors() <= before; }));
 }
 
 TEST_CASE("servers that misbehave give a typed error within the connect timeout", "[ssh][transport]") {
@@ -389,7 +384,7 @@ TEST_CASE("a handler that throws, and an on_output that throws, leave the connec
 
 TEST_CASE("hundreds of connections and timeouts leave no descriptor behind", "[ssh][transport]") {
     support::sshd_server server;
-    const auto before = open_descriptors();
+    const auto before = support::open_descriptors();
     {
         running_transport t;
         REQUIRE_FALSE(t.open(to(server)).error);
@@ -400,5 +395,5 @@ TEST_CASE("hundreds of connections and timeouts leave no descriptor behind", "[s
         running_transport t;
         CHECK_FALSE(t.open(to(server)).error);
     }
-    CHECK(support::wait_until([&] { return open_descriptors() <= before; }));
+    CHECK(support::wait_until([&] { return support::open_descriptors() <= before; }));
 }

@@ -1,28 +1,11 @@
 // Commands that do not end by themselves, a thousand in a row.
 #include <asio/bind_cancellation_slot.hpp>
-#include <filesystem>
-#include <fstream>
 
 #include "ssh/channel_on_sshd.hpp"
+#include "support/self.hpp"
 
 using namespace sshpool;
 using namespace sshpool::test;
-
-namespace {
-
-std::size_t open_descriptors() {
-    const std::filesystem::directory_iterator all("/proc/self/fd");
-    return static_cast<std::size_t>(std::distance(begin(all), end(all)));
-}
-
-std::size_t resident_bytes() {
-    std::size_t all = 0;
-    std::size_t resident = 0;
-    std::ifstream{"/proc/self/statm"} >> all >> resident;
-    return resident * 4096;
-}
-
-}  // namespace
 
 TEST_CASE("a thousand timeouts in a row leak no channel, descriptor or byte, and no neighbour notices", "[ssh][channel]") {
     support::sshd_server server;
@@ -44,13 +27,13 @@ TEST_CASE("a thousand timeouts in a row leak no channel, descriptor or byte, and
         if (end.ec != errc::command_timeout || end.result.exit_status) ++late;
         if (i % 50 == 0) talk();
         if (i == 199) {
-            descriptors = open_descriptors();
-            memory = resident_bytes();
+            descriptors = support::open_descriptors();
+            memory = support::resident_bytes();
         }
     }
     CHECK(late == 0);
-    CHECK(open_descriptors() == descriptors);
-    if (support::slowness == 1) CHECK(resident_bytes() < memory + (std::size_t{1} << 20));  // a sanitizer keeps what was freed
+    CHECK(support::open_descriptors() == descriptors);
+    if (support::slowness == 1) CHECK(support::resident_bytes() < memory + (std::size_t{1} << 20));  // a sanitizer keeps what was freed
     CHECK(support::wait_until([&] { return server.session_processes() <= processes; }));
     CHECK(t.heard->count_lost() == 0);
     // Every slot of the server's ten is free again, but for the neighbour's.
@@ -83,12 +66,12 @@ TEST_CASE("a thousand channels that are left in the middle leak nothing either",
             end_of(std::move(written));
         }
         if (i == 199) {
-            descriptors = open_descriptors();
-            memory = resident_bytes();
+            descriptors = support::open_descriptors();
+            memory = support::resident_bytes();
         }
     }
-    CHECK(open_descriptors() == descriptors);
-    if (support::slowness == 1) CHECK(resident_bytes() < memory + (std::size_t{1} << 20));  // a sanitizer keeps what was freed
+    CHECK(support::open_descriptors() == descriptors);
+    if (support::slowness == 1) CHECK(support::resident_bytes() < memory + (std::size_t{1} << 20));  // a sanitizer keeps what was freed
     CHECK(support::wait_until([&] { return server.session_processes() <= 2; }));
     CHECK(t.heard->count_lost() == 0);
     CHECK(t.run("echo on").result.out == "on\n");
