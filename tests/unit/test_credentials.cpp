@@ -83,7 +83,7 @@ std::string refusal(F make) {
     }
     return "nothing was thrown";
 }
-std::string refusal_of(const std::string& text, std::string_view passphrase = {}) {
+std::string refusal_of_key(const std::string& text, std::string_view passphrase = {}) {
     return refusal([&] { credentials::private_key(text, passphrase); });
 }
 std::string refusal_of_file(const std::filesystem::path& file, std::string_view passphrase = {}) {
@@ -245,10 +245,10 @@ TEST_CASE("a key file may demand only bounded work") {
         changed.replace(rounds, 4, value);
         return "-----BEGIN OPENSSH PRIVATE KEY-----\n" + detail::to_base64(changed) + "\n-----END OPENSSH PRIVATE KEY-----\n";
     };
-    CHECK_THAT(refusal_of(with_rounds(std::string("\0\0\4\1", 4)), "pass"), Catch::Contains("asks for 1025 rounds of bcrypt") && Catch::Contains("1024"));
-    CHECK_THAT(refusal_of(with_rounds("\xff\xff\xff\xff"), "pass"), Catch::Contains("asks for 4294967295 rounds"));
-    CHECK_THAT(refusal_of(with_rounds(std::string(4, '\0')), "pass"), Catch::Contains("is damaged"));
-    CHECK_THAT(refusal_of(with_rounds(std::string("\0\0\0\2", 4)), "pass"), Catch::Contains("is wrong"));
+    CHECK_THAT(refusal_of_key(with_rounds(std::string("\0\0\4\1", 4)), "pass"), Catch::Contains("asks for 1025 rounds of bcrypt") && Catch::Contains("1024"));
+    CHECK_THAT(refusal_of_key(with_rounds("\xff\xff\xff\xff"), "pass"), Catch::Contains("asks for 4294967295 rounds"));
+    CHECK_THAT(refusal_of_key(with_rounds(std::string(4, '\0')), "pass"), Catch::Contains("is damaged"));
+    CHECK_THAT(refusal_of_key(with_rounds(std::string("\0\0\0\2", 4)), "pass"), Catch::Contains("is wrong"));
 
     run_program({"openssl", "genpkey", "-algorithm", "ed25519", "-out", (dir / "plain").string()});
     run_program({"openssl", "pkcs8", "-topk8", "-in", (dir / "plain").string(), "-out", (dir / "costly").string(), "-passout", "pass:x", "-iter", "4000001"});
@@ -287,7 +287,7 @@ TEST_CASE("each unusable key says what is wrong with it") {
     const auto rsa = make_key(dir, {"-t", "rsa", "-b", "1024"}, "rsa");
     for (const std::string format : {"RFC4716", "PKCS8", "PEM"}) {
         INFO(format);
-        CHECK_THAT(refusal_of(run_program({"ssh-keygen", "-e", "-m", format, "-f", rsa.string() + ".pub"})), Catch::Contains("is a public key"));
+        CHECK_THAT(refusal_of_key(run_program({"ssh-keygen", "-e", "-m", format, "-f", rsa.string() + ".pub"})), Catch::Contains("is a public key"));
     }
     CHECK_THAT(refusal_of_file(dir / "nowhere"), Catch::Contains("nowhere\" cannot be read: No such file or directory"));
     CHECK_THAT(refusal_of_file(dir.path()), Catch::Contains("is a directory"));
@@ -297,25 +297,25 @@ TEST_CASE("each unusable key says what is wrong with it") {
     CHECK_THAT(refusal_of_file(dir / "fifo"), Catch::Contains("no regular file"));
     support::write_file(dir / "empty", "");
     CHECK_THAT(refusal_of_file(dir / "empty"), Catch::Contains("is empty"));
-    CHECK_THAT(refusal_of(""), Catch::Contains("the private key is empty"));
+    CHECK_THAT(refusal_of_key(""), Catch::Contains("the private key is empty"));
     support::write_file(dir / "large", std::string((1U << 20U) + 1, 'x'));
     CHECK_THAT(refusal_of_file(dir / "large"), Catch::Contains("larger than 1 MiB"));
-    CHECK_THAT(refusal_of(std::string((1U << 20U) + 1, 'x')), Catch::Contains("larger than 1 MiB"));
+    CHECK_THAT(refusal_of_key(std::string((1U << 20U) + 1, 'x')), Catch::Contains("larger than 1 MiB"));
     if (::geteuid() != 0) {
         ::chmod(file.c_str(), 0);
         CHECK_THAT(refusal_of_file(file), Catch::Contains("Permission denied"));
         ::chmod(file.c_str(), 0600);
     }
 
-    CHECK_THAT(refusal_of("PuTTY-User-Key-File-3: ssh-ed25519\nEncryption: none\n"), Catch::Contains("PuTTY's format") && Catch::Contains("puttygen"));
-    CHECK_THAT(refusal_of("---- BEGIN SSH2 ENCRYPTED PRIVATE KEY ----\nAAAA\n"), Catch::Contains("ssh.com"));
-    CHECK_THAT(refusal_of("hello, I am no key"), Catch::Contains("no private key in OpenSSH's or PEM format"));
-    CHECK_THAT(refusal_of("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"), Catch::Contains("holds no private key, but \"CERTIFICATE\""));
-    CHECK_THAT(refusal_of("-----BEGIN OPENSSH PRIVATE KEY-----\n!!!!\n-----END OPENSSH PRIVATE KEY-----\n"), Catch::Contains("not base64"));
-    CHECK_THAT(refusal_of("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"), Catch::Contains("is damaged"));
-    CHECK_THAT(refusal_of(text, std::string(1025, 'p')), Catch::Contains("longer than 1024 bytes"));
+    CHECK_THAT(refusal_of_key("PuTTY-User-Key-File-3: ssh-ed25519\nEncryption: none\n"), Catch::Contains("PuTTY's format") && Catch::Contains("puttygen"));
+    CHECK_THAT(refusal_of_key("---- BEGIN SSH2 ENCRYPTED PRIVATE KEY ----\nAAAA\n"), Catch::Contains("ssh.com"));
+    CHECK_THAT(refusal_of_key("hello, I am no key"), Catch::Contains("no private key in OpenSSH's or PEM format"));
+    CHECK_THAT(refusal_of_key("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"), Catch::Contains("holds no private key, but \"CERTIFICATE\""));
+    CHECK_THAT(refusal_of_key("-----BEGIN OPENSSH PRIVATE KEY-----\n!!!!\n-----END OPENSSH PRIVATE KEY-----\n"), Catch::Contains("not base64"));
+    CHECK_THAT(refusal_of_key("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"), Catch::Contains("is damaged"));
+    CHECK_THAT(refusal_of_key(text, std::string(1025, 'p')), Catch::Contains("longer than 1024 bytes"));
 
-    CHECK_THAT(refusal_of("-----BEGIN DSA PRIVATE KEY-----\nAAAA\n-----END DSA PRIVATE KEY-----\n"), Catch::Contains("DSA"));
+    CHECK_THAT(refusal_of_key("-----BEGIN DSA PRIVATE KEY-----\nAAAA\n-----END DSA PRIVATE KEY-----\n"), Catch::Contains("DSA"));
     const auto openssh_of_type = [](const std::string& type) {
         std::string blob;
         detail::append_string(blob, type);
@@ -328,12 +328,12 @@ TEST_CASE("each unusable key says what is wrong with it") {
         detail::append_string(bytes, std::string(16, '\0'));
         return "-----BEGIN OPENSSH PRIVATE KEY-----\n" + detail::to_base64(bytes) + "\n-----END OPENSSH PRIVATE KEY-----\n";
     };
-    CHECK_THAT(refusal_of(openssh_of_type("ssh-dss")), Catch::Contains("DSA"));
-    CHECK_THAT(refusal_of(openssh_of_type("sk-ssh-ed25519@openssh.com")), Catch::Contains("hardware token"));
-    CHECK_THAT(refusal_of(openssh_of_type("ssh-xmss\x1b[2J")), Catch::Contains("unsupported type \"ssh-xmss\\x1b[2J\""));
+    CHECK_THAT(refusal_of_key(openssh_of_type("ssh-dss")), Catch::Contains("DSA"));
+    CHECK_THAT(refusal_of_key(openssh_of_type("sk-ssh-ed25519@openssh.com")), Catch::Contains("hardware token"));
+    CHECK_THAT(refusal_of_key(openssh_of_type("ssh-xmss\x1b[2J")), Catch::Contains("unsupported type \"ssh-xmss\\x1b[2J\""));
     for (const std::vector<std::string>& how :
          {std::vector<std::string>{"-algorithm", "ed448"}, {"-algorithm", "x25519"}, {"-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:secp256k1"}}) {
-        CHECK_THAT(refusal_of(run_program([&] {
+        CHECK_THAT(refusal_of_key(run_program([&] {
                        std::vector<std::string> argv{"openssl", "genpkey"};
                        argv.insert(argv.end(), how.begin(), how.end());
                        return argv;
@@ -342,7 +342,7 @@ TEST_CASE("each unusable key says what is wrong with it") {
     }
     EVP_PKEY* small = EVP_RSA_gen(768U);
     REQUIRE(small != nullptr);
-    CHECK_THAT(refusal_of(pem_of(small)), Catch::Contains("RSA key of 768 bits: at least 1024"));
+    CHECK_THAT(refusal_of_key(pem_of(small)), Catch::Contains("RSA key of 768 bits: at least 1024"));
     EVP_PKEY_free(small);
 }
 
@@ -353,7 +353,7 @@ TEST_CASE("a truncated or altered key is refused at every byte, and never crashe
         const auto file = make_key(dir, how, "k" + std::to_string(how.size()) + how[1]);
         const auto text = support::read_file(file);
         const auto whole = credentials::private_key(text).identity();
-        for (std::size_t size = 0; size < text.size() - 1; size += 7) CHECK_FALSE(refusal_of(text.substr(0, size)) == "nothing was thrown");
+        for (std::size_t size = 0; size < text.size() - 1; size += 7) CHECK_FALSE(refusal_of_key(text.substr(0, size)) == "nothing was thrown");
 
         const auto first = text.find('\n') + 1;
         const auto last = text.find("-----END");
@@ -423,7 +423,7 @@ TEST_CASE("an RSA key with the factors of another key is refused") {
         return "-----BEGIN OPENSSH PRIVATE KEY-----\n" + detail::to_base64(bytes) + "\n-----END OPENSSH PRIVATE KEY-----\n";
     };
     CHECK(credentials::private_key(mixed(6)).identity() == credentials::private_key_file(dir / "a").identity());
-    for (std::size_t own = 1; own != 6; ++own) CHECK_THAT(refusal_of(mixed(own)), Catch::Contains("damaged"));
+    for (std::size_t own = 1; own != 6; ++own) CHECK_THAT(refusal_of_key(mixed(own)), Catch::Contains("damaged"));
 }
 
 TEST_CASE("no message repeats the passphrase or a part of the key") {
@@ -433,8 +433,8 @@ TEST_CASE("no message repeats the passphrase or a part of the key") {
     const auto text = support::read_file(file);
     const std::string passphrase = "hunter2-hunter2";
     const auto secret_part = text.substr(text.size() / 2, 12);
-    for (const auto& message : {refusal_of_file(sealed, passphrase), refusal_of(text.substr(0, text.size() - 60), passphrase),
-                                refusal_of("x" + passphrase, passphrase), refusal_of(text.substr(text.size() / 2), passphrase)}) {
+    for (const auto& message : {refusal_of_file(sealed, passphrase), refusal_of_key(text.substr(0, text.size() - 60), passphrase),
+                                refusal_of_key("x" + passphrase, passphrase), refusal_of_key(text.substr(text.size() / 2), passphrase)}) {
         CHECK(message != "nothing was thrown");
         CHECK(message.find(passphrase) == std::string::npos);
         CHECK(message.find(secret_part) == std::string::npos);

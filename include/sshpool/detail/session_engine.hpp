@@ -11,7 +11,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
-#include <deque>
+#include <list>
 #include <memory>
 #include <optional>
 #include <set>
@@ -328,15 +328,16 @@ private:
     std::string end_words_;
     std::optional<error_info> broken_;  // noticed within a turn, acted on at its end
 
-    std::deque<std::shared_ptr<engine_op>> waiting_;      // for a channel, first come first served
-    std::deque<std::shared_ptr<engine_op>> waiting_own_;  // for a channel of another kind
-    std::vector<std::shared_ptr<engine_op>> active_;      // with a channel
+    // Lists, for most sessions are idle: an empty std::deque takes 0.6 KiB.
+    std::list<std::shared_ptr<engine_op>> waiting_;      // for a channel, first come first served
+    std::list<std::shared_ptr<engine_op>> waiting_own_;  // for a channel of another kind
+    std::vector<std::shared_ptr<engine_op>> active_;     // with a channel
     std::vector<LIBSSH2_CHANNEL*> spares_;
     std::vector<zombie> zombies_;  // closed by us; the server has not confirmed yet
     std::vector<std::shared_ptr<engine_op>> attention_;
     std::set<std::pair<engine_time, engine_op*>> deadlines_;
     std::vector<std::chrono::nanoseconds> channel_waits_;
-    std::deque<engine_time> freed_;  // when channels were freed, as long as their slots may still be taken at the server
+    std::vector<engine_time> freed_;  // when channels were freed, as long as their slots may still be taken at the server
 
     bool opening_ = false;  // one channel-open at a time: its state is the session's
     engine_time opening_since_{};

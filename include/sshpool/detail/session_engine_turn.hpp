@@ -364,10 +364,8 @@ inline engine_time session_engine::may_open_at() const noexcept {
 }
 
 inline void session_engine::check_zombies(engine_time now) {
-    while (!freed_.empty() && freed_.front() + slot_pause <= now) freed_.pop_front();
-    if (!limit_) {
-        while (freed_.size() > most_channels) freed_.pop_front();
-    }
+    freed_.erase(freed_.begin(), std::find_if(freed_.begin(), freed_.end(), [now](engine_time at) { return at + slot_pause > now; }));
+    if (!limit_ && freed_.size() > most_channels) freed_.erase(freed_.begin(), freed_.end() - most_channels);
     if (tainted_) return;
     std::size_t dead = 0;
     for (const auto& z : zombies_) dead += z.is_own ? 0 : 1;

@@ -121,7 +121,7 @@ inline void ssh_session::flush() {
         outgoing_sent_ += n;
         engine_->sending(outgoing_.size() - outgoing_sent_, clock::now());
     }
-    constexpr std::size_t kept_room = 4096;  // of an idle session
+    constexpr std::size_t kept_room = 1024;  // of an idle session: more than a command's requests take
     if (outgoing_.empty() && outgoing_.capacity() > kept_room) std::string{}.swap(outgoing_);
 }
 
