@@ -44,6 +44,27 @@ TEST_CASE("a returned connection is lent again", "[pool]") {
     CHECK(s.idle == 1);
 }
 
+TEST_CASE("a lease comes back before release returns, and costs the strand nothing when nobody waits", "[pool]") {
+    pool_fixture f{with([](pool_params& p) {
+        p.idle_timeout = 1min;
+        p.health_check_interval = 0s;
+    })};
+    for (int round = 0; round < 3; ++round) {
+        auto a = f.get(host("a"));
+        REQUIRE(a->lease);
+        f.advance(10s);
+        a->lease.release();
+        CHECK(f.pool->get_stats().in_use == 0);
+        CHECK(f.pool->get_stats().idle == 1);
+        f.io.restart();
+        CHECK(f.io.poll() == 0);
+    }
+    f.advance(59s);
+    CHECK(f.pool->get_stats().pool_size == 1);
+    f.advance(1s);
+    CHECK(f.pool->get_stats().connections_closed[close_reason::idle] == 1);
+}
+
 TEST_CASE("different hosts, users and ports get connections of their own", "[pool]") {
     pool_fixture f;
     auto a = f.get(host("a"));

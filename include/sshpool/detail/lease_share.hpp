@@ -40,7 +40,7 @@ struct lease_share {
     const std::uint64_t lease;
 };
 
-/// Leases on their way back to the strand. There is room for every lease from the moment it is lent, so giving back cannot fail.
+/// Leases on their way back to the core. There is room for every lease from the moment it is lent, so giving back cannot fail.
 class returned_leases {
 public:
     struct entry {
@@ -53,12 +53,10 @@ public:
         ++lent_;
         if (list_.capacity() < lent_) list_.reserve(2 * lent_);
     }
-    /// True for the first of a batch.
-    bool push(entry returned) noexcept {
+    void push(entry returned) noexcept {
         const std::lock_guard lock{mutex_};
         list_.push_back(returned);
         any_ = true;
-        return list_.size() == 1;
     }
     /// Moves everything over, oldest first. False when there is nothing.
     bool take(std::vector<entry>& into) {

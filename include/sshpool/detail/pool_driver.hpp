@@ -31,8 +31,8 @@ namespace sshpool::detail {
 
 /// Carries out what pool_core decides: one strand, one timer, the connections. Decides nothing itself.
 ///
-/// The core is stepped on the strand, or, for the calls that must take effect before they return, on the caller's thread. A mutex
-/// is held for one step. Actions go into one list in the order of the steps and are carried out on the strand only.
+/// The core is stepped on the strand, or, for the calls that must take effect before they return and for leases that come back, on the caller's thread.
+/// A mutex is held for one step. Actions go into one list in the order of the steps and are carried out on the strand only.
 template <class Transport, class Clock>
 class pool_driver final : public lease_owner, public std::enable_shared_from_this<pool_driver<Transport, Clock>> {
 public:
@@ -79,25 +79,30 @@ public:
     std::optional<lease_type> try_lend(const target& to, std::source_location from) {
         if (!guard_->is_alive()) return std::nullopt;
         actions out;
-        std::optional<lease_type> result;
-        bool usable = false;
+        std::optional<act::grant> granted;
+        std::optional<Transport> connection;
         {
             const std::lock_guard lock{mutex_};
             if (gone_) return std::nullopt;
             const auto id = ++last_waiter_;
             step_core([&](pool_core& core, instant at, actions&) { core.acquire(at, id, to, at, asking::now_or_never, from, out); });
             for (auto& a : out) {
-                if (const auto* granted = std::get_if<act::grant>(&a); granted != nullptr && granted->waiter == id) {
-                    result = make_lease(*granted);
-                    usable = connections_.at(granted->connection).is_usable();
+                if (const auto* grant = std::get_if<act::grant>(&a); grant != nullptr && grant->waiter == id) {
+                    granted = *grant;
+                    connection = connections_.at(grant->connection);
                 } else if (const auto* failed = std::get_if<act::fail>(&a); failed == nullptr || failed->waiter != id) {
                     pending_.push_back(std::move(a));
                 }
             }
         }
-        if (result && !usable) result->discard();  // it died since the core was last told
+        std::optional<lease_type> result;
+        if (granted) result = make_lease(*granted, *connection);
+        if (result && !connection->is_usable()) {  // it died since the core was last told
+            result->discard();
+            result.reset();
+        }
         settle_later();
-        return usable ? std::move(result) : std::nullopt;
+        return result;
     }
     /// Steps the core now: the effect is there before this returns, what follows from it is carried out on the strand.
     template <class Step>
@@ -152,10 +157,11 @@ public:
     // lease_owner: any thread -------------------------------------------------------------------------------------------------
 
     void give_back(std::uint64_t connection, std::uint64_t lease) noexcept override {
-        if (is_forked() || !returned_.push({connection, lease})) return;  // the first of the batch has sent for the strand
+        if (is_forked()) return;
+        returned_.push({connection, lease});
         try {
-            on_strand([self = this->shared_from_this()] { self->step([](pool_core&, instant, actions&) {}); });  // collects
-        } catch (...) {  // out of memory: whatever comes to the strand next collects it
+            collect();
+        } catch (...) {  // out of memory: the next step collects it
         }
     }
     void discard(std::uint64_t connection) noexcept override {
@@ -223,6 +229,18 @@ private:
         std::forward<Step>(step)(core_, at, pending_);
     }
 
+    /// Takes back what was given back, on this thread: the strand is sent for only when something follows.
+    void collect() {
+        if (!guard_->is_alive()) return;
+        {
+            const std::lock_guard lock{mutex_};
+            if (gone_) return;
+            step_core([](pool_core&, instant, actions&) {});
+            if (pending_.empty() && timer_.covers(core_.next_deadline())) return;
+        }
+        settle_later();
+    }
+
     /// Carries out what the steps have asked for, in their order, until nothing is left.
     void settle() {
         settling_ = true;
@@ -270,11 +288,10 @@ private:
 
     static instant heard_by(const Transport& t) { return std::chrono::duration_cast<instant>(t.last_heard().time_since_epoch()); }
 
-    lease_type make_lease(const act::grant& granted) {
-        const auto found = connections_.find(granted.connection);
+    lease_type make_lease(const act::grant& granted, Transport& connection) {
         returned_.make_room();
         auto share = std::make_shared<lease_share>(this->shared_from_this(), granted.connection, granted.lease);
-        return lease_type{found->second.lend(share), std::move(share)};
+        return lease_type{connection.lend(share), std::move(share)};
     }
 
     // Actions -----------------------------------------------------------------------------------------------------------------
@@ -306,8 +323,9 @@ private:
                        }));
     }
     void perform(act::grant& what) {
-        auto granted = make_lease(what);
-        if (connections_.at(what.connection).is_usable()) {
+        auto& connection = connections_.at(what.connection);
+        auto granted = make_lease(what, connection);
+        if (connection.is_usable()) {
             with_waiter(what.waiter, [&](caller<Transport>& asked) {
                 asked.granted = std::move(granted);
                 asked.answered();
