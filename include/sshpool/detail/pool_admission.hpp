@@ -126,7 +126,7 @@ private:
             const bool spill = d.usable > 0;
             if (spill) {
                 const auto from = extra_connection_from(d);
-                if (now < from) return table_.set_timer(d, from);
+                if (now < from) return void(wait_until(d, from));
                 if (d.key->connecting > 0) return void(park(d, d.key->behind_connect, 0, d.waiters.front()->id));
             }
             if (!open_for(d, head, spill, now, out)) return;
@@ -146,10 +146,12 @@ private:
     }
     /// The oldest; where callers share a principal but not the secrets, the oldest whose secret was not refused a moment ago.
     static const waiter& oldest(const door& d) { return *d.waiters.front(); }
-    const waiter& next_to_try(const door& d, instant now) const {
+    const waiter& next_to_try(door& d, instant now) {
         if (d.several_secrets && params_.when_backing_off == backing_off_policy::wait) {
             for (const auto* w = d.waiters.front(); w != nullptr; w = d.waiters.after(*w)) {
-                if (setbacks_.against(w->to, now) == nullptr) return *w;
+                const auto* refused = setbacks_.against(w->to, now);
+                if (refused == nullptr) return *w;
+                wait_until(d, refused->until);  // then it is this one's turn, whatever the others wait for
             }
         }
         return oldest(d);
@@ -213,7 +215,7 @@ private:
                 return false;
             }
         }
-        if (&queue == &spills_ && params_.when_full != full_policy::fail) table_.set_timer(d, head.asked + patience());
+        if (&queue == &spills_ && params_.when_full != full_policy::fail) wait_until(d, head.asked + patience());
         return park(d, queue, need, oldest(d).id);
     }
 
