@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "support/catch.hpp"
+#include "support/http_get.hpp"
 #include "support/process.hpp"
 #include "support/sshd_server.hpp"
 #include "support/temp_dir.hpp"
@@ -152,3 +153,23 @@ TEST_CASE("the service goes on as before when what it should reload is wrong, an
     r.service.signal(SIGTERM);
     CHECK(r.service.wait() == 0);
 }
+
+#ifdef SERVICE_HAS_METRICS
+TEST_CASE("the service serves its pool's figures to Prometheus, those of the pool it reloaded, too", "[examples]") {
+    running_service r{{"--every", "1ms", "--metrics", "127.0.0.1:0"}, "echo begun >>log"};
+    REQUIRE(r.wait_to_say("metrics on port "));
+    REQUIRE(r.wait_for("begun", 4));
+    const auto said = r.service.output();
+    const auto port = std::stoi(said.substr(said.find("metrics on port ") + 16));
+    CHECK_THAT(support::http_get(port, "/metrics"),
+               Catch::Contains("ssh_pool_misses_total{pool=\"1\"} 2\n") && Catch::Contains("ssh_pool_hits_total{pool=\"1\"}"));
+    r.service.signal(SIGHUP);
+    REQUIRE(r.wait_to_say("ready: generation 2"));
+    CHECK(support::wait_until([&] {
+        const auto text = support::http_get(port, "/metrics");
+        return text.find("pool=\"2\"") != std::string::npos && text.find("pool=\"1\"") == std::string::npos;  // the old one has gone, and its series with it
+    }));
+    r.service.signal(SIGTERM);
+    CHECK(r.service.wait() == 0);
+}
+#endif

@@ -2,12 +2,6 @@
 
 #include <sshpool/prometheus.hpp>
 
-#include <asio/connect.hpp>
-#include <asio/io_context.hpp>
-#include <asio/ip/tcp.hpp>
-#include <asio/read.hpp>
-#include <asio/write.hpp>
-
 #include <prometheus/exposer.h>
 
 #include <algorithm>
@@ -20,6 +14,7 @@
 #include <thread>
 #include <vector>
 
+#include "support/http_get.hpp"
 #include "support/process.hpp"
 #include "unit/pool_fixture.hpp"
 
@@ -27,20 +22,6 @@ using namespace sshpool;
 using namespace sshpool::test;
 
 namespace {
-
-/// What a Prometheus server would get: one GET over TCP.
-std::string get(int port, const std::string& path) {
-    asio::io_context io;
-    asio::ip::tcp::socket socket{io};
-    socket.connect({asio::ip::address_v4::loopback(), static_cast<std::uint16_t>(port)});
-    asio::write(socket, asio::buffer("GET " + path + " HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"));
-    std::string answer;
-    std::error_code ec;
-    asio::read(socket, asio::dynamic_buffer(answer), ec);
-    const auto body = answer.find("\r\n\r\n");
-    if (answer.rfind("HTTP/1.1 200", 0) != 0 || body == std::string::npos) throw std::runtime_error("the exposer said: " + answer.substr(0, 200));
-    return answer.substr(body + 4);
-}
 
 /// `name{labels}` → value, and what was wrong with the text: every series must stand under a HELP and a TYPE of its own name, and once.
 struct scraped {
@@ -89,7 +70,7 @@ struct exposed {
     exposed(const exposed&) = delete;
     exposed& operator=(const exposed&) = delete;
     scraped scrape() const {  // without the exposer's own figures
-        const auto all = get(exposer().GetListeningPorts().at(0), path);
+        const auto all = support::http_get(exposer().GetListeningPorts().at(0), path);
         const auto from = all.find("# HELP ssh_pool_");
         return scraped{from == std::string::npos ? std::string{} : all.substr(from)};
     }
