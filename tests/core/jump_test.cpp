@@ -129,7 +129,8 @@ TEST_CASE("A jump host that opens no more channels keeps what runs through it, a
     w.give_back(3);
     w.pass(1s);
     w.give_back(4);
-    CHECK(w.pass(60s) == lines{"fail 5 acquire_timeout", "close 3 (idle)", "close 2 (idle)"});
+    CHECK(w.pass(59s) == lines{"fail 5 acquire_timeout", "close 3 (idle)"});  // one look at a time: those due at one look go in no promised order
+    CHECK(w.pass(1s) == lines{"close 2 (idle)"});
     w.closed(2);
     CHECK(w.closed(3) == lines{"close 1 (discarded)"});
 }
