@@ -178,8 +178,9 @@ inline void random_history::check_failures() {
         if (!(w.to == tried) || w.asked > now_) continue;
         const bool failed = std::find(ref_.failed_now.begin(), ref_.failed_now.end(), w.id) != ref_.failed_now.end();
         const bool same = w.to.credential_digest() == tried.credential_digest();
-        if (failed && (!same || served_otherwise_)) ref_.blame("a failed connect fails a caller it does not concern");
-        const bool no_room = tried.jump() != nullptr && w.answer == make_error(errc::pool_exhausted).message();  // for its way, which has to be opened anew
+        // For its way, which has to be opened anew; or for itself, because those who asked earlier are promised what is free.
+        const bool no_room = (tried.jump() != nullptr || ref_.params.when_full == full_policy::fail) && w.answer == make_error(errc::pool_exhausted).message();
+        if (failed && !no_room && (!same || served_otherwise_)) ref_.blame("a failed connect fails a caller it does not concern");
         if (failed && again_ && !no_room) ref_.blame("a connect that is tried again fails a caller");
         if (!failed && w.answers == 0 && same && !served_otherwise_ && !again_) ref_.blame("a failed connect leaves a caller without an answer");
     }

@@ -81,7 +81,8 @@ protected:
         return {make_error(errc::pool_exhausted), w.home->key->name, "waiting",
                 "no connection to " + w.home->key->name + " is free and the pool is full: " + std::to_string(size_) + "/" +
                     std::to_string(params_.max_connections) + " connections, " + std::to_string(in_use_) + " in use, " + std::to_string(connecting_) +
-                    " connecting (pool_params::max_connections, when_full)"};
+                    " connecting" + (size_ < params_.max_connections ? ", the rest kept for callers who asked earlier" : "") +
+                    " (pool_params::max_connections, when_full)"};
     }
     bool can_evict(instant now) {
         return table_.idle.oldest(now, params_.when_full == full_policy::fail, [this](const pooled_connection& c) { return may_go(c); }) != nullptr;
