@@ -294,79 +294,14 @@ private:
         return lease_type{connection.lend(share), std::move(share)};
     }
 
-    // Actions -----------------------------------------------------------------------------------------------------------------
+    // Actions: pool_driver_actions.hpp -------------------------------------------------------------------------------------------
 
-    void perform(act::open& what) {
-        try {
-            start_open(what);
-        } catch (const std::exception& e) {
-            const error_info error{make_error(errc::connect_failed), what.to.key(), "tcp", what.to.key() + " could not be opened: " + e.what()};
-            forget(what.connection);
-            step([&](pool_core& core, instant at, actions& out) { core.open_failed(at, what.connection, error, {}, out); });
-        }
-    }
-    void start_open(const act::open& what) {
-        const auto id = what.connection;
-        auto transport = make_transport_(executor_);
-        open_request<Transport> request{what.to, params_.connect_timeout, params_.spare_channels, params_.reap_grace, std::nullopt, observe(id)};
-        {
-            const std::lock_guard lock{mutex_};
-            if (const auto jump = connections_.find(what.via); jump != connections_.end()) request.via = jump->second;
-            connections_.emplace(id, transport);
-        }
-        transport.open(std::move(request), event<open_report>([id](pool_driver& self, const open_report& report) {
-                           if (report.error) self.forget(id);
-                           self.step([&](pool_core& core, instant at, actions& out) {
-                               if (report.error) return core.open_failed(at, id, report.error, report.phases, out);
-                               core.opened(at, id, report.phases, out);
-                           });
-                       }));
-    }
-    void perform(act::grant& what) {
-        auto& connection = connections_.at(what.connection);
-        auto granted = make_lease(what, connection);
-        if (connection.is_usable()) {
-            with_waiter(what.waiter, [&](caller<Transport>& asked) {
-                asked.granted = std::move(granted);
-                asked.answered();
-            });
-            return;
-        }
-        // It died since the core was last told. The caller keeps its place, for ids order the queue.
-        granted.release();
-        auto* const asked = asking_ != nullptr && asking_->id == what.waiter ? asking_ : waiters_.at(what.waiter).get();
-        step([&](pool_core& core, instant at, actions& out) {
-            core.lost(at, what.connection,
-                      error_info{make_error(errc::connection_lost), asked->where.key(), "waiting", "the connection was found dead when it was to be lent"},
-                      out);
-            core.acquire(at, asked->id, asked->where, asked->deadline, asked->mode, asked->asker, out);
-        });
-    }
-    void perform(act::fail& what) {
-        with_waiter(what.waiter, [&](caller<Transport>& asked) { answer(asked, std::move(what.error)); });
-    }
-    void perform(act::probe& what) {
-        const auto id = what.connection;
-        if (auto transport = find(id)) {
-            transport->probe(params_.probe_timeout, event<error_info>([id](pool_driver& self, const error_info& error) {
-                                 const auto probed = self.find(id);
-                                 if (!probed) return;
-                                 self.step([&](pool_core& core, instant at, actions& out) { core.probed(at, id, error, heard_by(*probed), out); });
-                             }));
-        }
-    }
-    void perform(act::close& what) {
-        const auto id = what.connection;
-        auto transport = find(id);
-        if (!transport) return step([id](pool_core& core, instant at, actions& out) { core.closed(at, id, out); });  // its open failed at the same moment
-        // Keeps the driver until everything has closed: the pool object may be gone by then.
-        transport->close([self = this->shared_from_this(), id] {
-            self->on_strand([self, id] {
-                self->forget(id);
-                self->step([id](pool_core& core, instant at, actions& out) { core.closed(at, id, out); });
-            });
-        });
-    }
+    void perform(act::open& what);
+    void start_open(const act::open& what);
+    void perform(act::grant& what);
+    void perform(act::fail& what);
+    void perform(act::probe& what);
+    void perform(act::close& what);
     void perform(act::announce& what) { events_.push(std::move(what.event)); }
     void perform(act::drained&) {
         drained_ = true;
@@ -465,3 +400,5 @@ private:
 };
 
 }  // namespace sshpool::detail
+
+#include <sshpool/detail/pool_driver_actions.hpp>
