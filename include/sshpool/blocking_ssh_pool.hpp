@@ -159,7 +159,8 @@ private:
     lease<libssh2_transport> lease_;
 };
 
-/// The pool for code without Asio: the same calls, each waiting for its end; errors are thrown as `ssh_error`.
+/// The pool for code without Asio: commands and files, each call waiting for its end; errors are thrown as `ssh_error`. Streams and tunnels are for
+/// `ssh_pool` alone.
 ///
 /// **Threads**: every member may be called from any thread. It owns its io_context and the threads that run it. Callbacks
 /// (`pool_params::on_event`, `command::on_output`) run on those threads and must not call the pool.
@@ -168,7 +169,7 @@ private:
 /// stay the parent's. A child makes a pool of its own.
 class blocking_ssh_pool {
 public:
-    /// Throws `std::invalid_argument` that names the field of `params` that cannot be.
+    /// Throws `std::invalid_argument` that names the field of `params` that cannot be, or for no threads.
     explicit blocking_ssh_pool(pool_params params = {}, std::size_t threads = 2) { open(std::move(params), threads); }
     blocking_ssh_pool(const blocking_ssh_pool&) = delete;
     blocking_ssh_pool& operator=(const blocking_ssh_pool&) = delete;
@@ -220,6 +221,7 @@ public:
     void keep_warm(const Range& targets) {
         current()->open_pool().keep_warm(targets);
     }
+    /// These are as in `ssh_pool`.
     void forget_warm(std::string_view key) { current()->open_pool().forget_warm(key); }
     void invalidate(std::string_view key) { current()->open_pool().invalidate(key); }
     void invalidate_principal(std::string_view label) { current()->open_pool().invalidate_principal(label); }
@@ -283,7 +285,8 @@ inline void detail::process_pool::reopen(pool_params params) {
     open = true;
 }
 
-/// Makes the process-wide pool. Throws `std::logic_error` if there is one that is not closed. The reference is valid for the life of the process.
+/// Makes the process-wide pool. Throws `std::logic_error` if there is one that is not closed, and
+/// `std::invalid_argument` that names the field of `params` that cannot be. The reference is valid for the life of the process.
 /// A child made by `fork()` begins without one, whatever its parent had.
 inline blocking_ssh_pool& init_ssh_pool(pool_params params = {}) {
     auto& process = detail::process_pool::instance();

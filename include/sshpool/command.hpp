@@ -15,6 +15,7 @@
 
 namespace sshpool {
 
+/// A command's standard output, or its standard error.
 enum class output_stream { out, err };
 
 /// A terminal as the remote program sees it, in characters.
@@ -53,8 +54,9 @@ inline void append_quoted(std::string& line, std::string_view word) {
 
 /// What to run on the other side, and how. A value; the setters return the command itself, for chaining.
 ///
-/// Throws `std::invalid_argument` for a NUL byte in the line, in a word or in an environment variable, and for an environment variable of more
-/// than 32 KiB.
+/// Throws `std::invalid_argument` for a NUL byte in the line, in a word, in an environment variable or in a terminal's type; the setters say what else they
+/// refuse. A line of more than 32 KiB is `errc::command_too_long` when it is to run.
+/// **Threads**: a value may be read from any number of threads at once.
 class command {
 public:
     /// As `ssh host 'line'`: the remote user's login shell reads it.
@@ -63,7 +65,7 @@ public:
     command(std::string shell_line) : line_(std::move(shell_line)) { detail::refuse_nul(line_, "the command"); }
 
     /// The words reach the program as they are: each is quoted for the POSIX login shell that reads the line.
-    /// The first word must not be empty and is never taken as an assignment or a keyword.
+    /// The first word is never taken as an assignment or a keyword. Throws `std::invalid_argument` where it is empty, or there is no word.
     template <class... Words>
     requires(sizeof...(Words) > 0 && (std::is_convertible_v<Words, std::string_view> && ...)) static command argv(Words&&... words) {
         std::string line;
@@ -81,7 +83,8 @@ public:
         input_ = std::move(bytes);
         return *this;
     }
-    /// An `env` request before the command; a server that refuses it (sshd's AcceptEnv) gives `errc::env_refused`.
+    /// An `env` request before the command; a server that refuses it (sshd's AcceptEnv) gives `errc::env_refused`. Throws `std::invalid_argument` for a name
+    /// that is empty or holds '=', and for more than 32 KiB.
     command& env(std::string name, std::string value) {
         detail::refuse_nul(name, "an environment variable's name");
         detail::refuse_nul(value, "an environment variable's value");
@@ -91,7 +94,8 @@ public:
         env_.emplace_back(std::move(name), std::move(value));
         return *this;
     }
-    /// Counts from having the connection; `errc::command_timeout` after it. None by default.
+    /// Counts from having the connection; `errc::command_timeout` after it. None by default. Throws `std::invalid_argument` where it is not positive, or longer
+    /// than ten years.
     command& timeout(std::chrono::milliseconds after) {
         if (after <= std::chrono::milliseconds::zero()) throw std::invalid_argument("a command's timeout must be positive");
         if (after > std::chrono::hours{24 * 3650})
@@ -105,14 +109,16 @@ public:
         return *this;
     }
     /// Gets the output as it arrives instead of it being collected: on the caller's executor, one call at a time. The server may
-    /// send more only as calls return. `max_output` then applies only if it was set.
+    /// send more only as calls return. `max_output` then applies only if it was set. What it throws comes out of the `run()` of that executor's context;
+    /// the command goes on.
     command& on_output(std::function<void(output_stream, std::string_view)> sink) {
         sink_ = std::move(sink);
         return *this;
     }
 
     /// Runs the command on a terminal of this size (RFC 4254 section 6.2); its standard error then goes the same way as its output. A server that gives
-    /// none refuses the command: `errc::command_refused`.
+    /// none refuses the command: `errc::command_refused`. Throws `std::invalid_argument` beyond 1 to 65535 columns or rows, and for a type that is empty or
+    /// longer than 64 bytes.
     command& pty(unsigned columns = 80, unsigned rows = 24, std::string type = "xterm") {
         detail::refuse_nul(type, "a terminal's type");
         if (columns == 0 || rows == 0 || columns > longest_side || rows > longest_side)

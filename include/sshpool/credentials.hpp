@@ -83,7 +83,7 @@ public:
     /// not answer, is locked or has no keys fails the login with `errc::key_unusable` and says so.
     static credentials agent();
 
-    /// `next` is tried where the server refuses all before it.
+    /// `next` is tried where the server refuses all before it. Throws `std::invalid_argument` for more than 16 ways in all.
     credentials& or_else(const credentials& next);
 
     /// Says that any key, or password, of this label opens the same door: connections are shared by the label instead of by the key, so that

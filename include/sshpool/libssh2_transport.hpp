@@ -74,7 +74,8 @@ public:
 
     // Operations --------------------------------------------------------------------------------------------------------------
 
-    /// Runs a command and collects what it gives.
+    /// Runs a command and collects what it gives. Each `error_info&` of these operations is filled on failure, and must live until the completion. A server
+    /// that leaves a request on a channel unanswered for 30 s has broken the protocol.
     ///
     /// Completes with `void(error_code, command_result)`. An error never comes with an exit status; what was collected until then is in the result:
     ///  - `errc::connection_lost`, `protocol_error`: the fate tells whether the command may have run
@@ -85,7 +86,7 @@ public:
     auto async_run(command what, CompletionToken&& token) {
         return start(std::move(what), nullptr, std::forward<CompletionToken>(token));
     }
-    /// The same; `details` is filled on failure. It must live until the completion.
+    /// The same; `details` is filled on failure.
     template <class CompletionToken>
     auto async_run(command what, error_info& details, CompletionToken&& token) {
         return start(std::move(what), &details, std::forward<CompletionToken>(token));
@@ -95,7 +96,7 @@ public:
     ///
     /// Completes with `void(error_code, channel)` when the server has confirmed the start; the channel is empty exactly when there is an error:
     ///  - `errc::connection_lost`, `protocol_error`: the fate tells whether the command may have run
-    ///  - `errc::command_timeout`: the command's own timeout, which also bounds the life of the channel
+    ///  - `errc::command_timeout`: the command's own timeout, which also bounds the life of the channel; the fate as above
     ///  - `errc::cancelled`: it may have run. Cancelling later does nothing: destroy the channel
     ///  - `errc::command_refused`, `env_refused`, `channel_refused`, `command_too_long`: it did not run
     /// Throws `std::invalid_argument` for a command with `input`, `on_output` or `max_output`: here the caller writes, reads and counts.
@@ -112,8 +113,7 @@ public:
     ///
     /// Such a channel counts against no limit of sessions. Completes with `void(error_code, channel)` when the server has connected; its `err()` ends at once:
     ///  - `errc::connect_failed`: the server could not connect, or has not answered within 10 s. libssh2 can ask for one channel at a time, whatever its kind,
-    ///  so
-    ///    other operations that need a new one wait meanwhile, up to those 10 s for each place that swallows what is sent to it; commands that find
+    ///    so other operations that need a new one wait meanwhile, up to those 10 s for each place that swallows what is sent to it; commands that find
     ///    a spare channel do not. After an answer that never came this connection opens no more, finishes what it carries, and takes no new leases
     ///  - `errc::channel_refused`: it does not allow this (sshd's AllowTcpForwarding, PermitOpen)
     ///  - `errc::connection_lost`, `protocol_error`, `cancelled`

@@ -61,8 +61,8 @@ struct pool_stats {
     std::size_t pool_size = 0;                ///< connecting + open + closing: what `max_connections` bounds
     std::size_t in_use = 0;                   ///< open connections with at least one lease
     std::size_t idle = 0;                     ///< open connections without a lease
-    std::size_t connecting = 0;
-    std::size_t waiting = 0;  ///< callers in the queue
+    std::size_t connecting = 0;               ///< their connects are under way, or wait for a jump host
+    std::size_t waiting = 0;                  ///< callers in the queue
     std::uint64_t connections_created = 0;
     counter_by<errc, detail::errors.size() + 1> connect_failures;  ///< by cause
     counter_by<close_reason, close_reasons> connections_closed;    ///< by reason
@@ -73,11 +73,11 @@ struct pool_stats {
     std::uint64_t busy_retries = 0;                                ///< logins tried again because sshd had dropped them before its banner
     std::uint64_t long_leases = 0;                                 ///< leases held for longer than `max_lease_time`
     time_histogram acquire_wait;                                   ///< from asking to being lent a connection
-    time_histogram connect_tcp;
-    time_histogram connect_key_exchange;
-    time_histogram connect_login;
-    time_histogram channel_open;   ///< a command's wait for its channel; a spare one costs nothing
-    std::uint64_t spare_hits = 0;  ///< commands that found a spare channel: one round trip instead of two
+    time_histogram connect_tcp;                                    ///< until the TCP connection stood, without resolving the name
+    time_histogram connect_key_exchange;                           ///< from there until the keys were exchanged
+    time_histogram connect_login;                                  ///< from there until the first channel was open
+    time_histogram channel_open;                                   ///< a command's wait for its channel; a spare one costs nothing
+    std::uint64_t spare_hits = 0;                                  ///< commands that found a spare channel: one round trip instead of two
 
     /// hits / (hits + misses); 0 when nothing was lent yet.
     double hit_rate() const noexcept {

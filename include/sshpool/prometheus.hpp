@@ -27,9 +27,9 @@ namespace sshpool {
 
 /// The figures of one or more pools for Prometheus (prometheus-cpp): `exposer.RegisterCollectable(metrics)`.
 ///
-/// How many series a pool has does not depend on what happens to it: labels take their values from fixed lists. Series of single hosts exist
-/// only where they were asked for, for that many of the busiest hosts, and go when the pool has nothing more to do with the host. All pools
-/// share one set of names, so every pool of a process belongs into one `pool_metrics`.
+/// How many series a pool has is bounded, whatever happens to it: labels take their values from fixed lists, a rare value from the first time it occurs. Series
+/// of single hosts exist only where they were asked for, for that many of the busiest hosts, and go when the pool has nothing more to do with the host. All
+/// pools share one set of names, so every pool of a process belongs into one `pool_metrics`.
 ///
 /// **Threads**: every member may be called from any thread; `Collect` comes from the HTTP server's.
 /// **Lifetime**: keeps no pool. The series of a pool that has gone are gone with the next `Collect`.

@@ -33,9 +33,9 @@ namespace sshpool {
 /// close. So is the execution context going first: operations that have not completed by then, or are started afterwards, are dropped
 /// with their handlers. Open connections are outstanding work.
 /// **fork()**: a child sends and reads nothing on the connections of its parent, and may destroy whatever it has a copy of, or exit; the parent goes on.
-/// There, every operation ends with `errc::pool_closed`, leases are dead, operations on them end with `errc::connection_lost`, and the figures are zeros.
-/// To connect, a child makes a pool of its own. Asio's rule stands: an io_context that other threads run at the moment of the fork is neither run nor
-/// destroyed in the child, and one that goes on in the child needs its `notify_fork`.
+/// There, every operation ends with `errc::pool_closed` (`async_warm` has it in its report, `async_shutdown` just ends), leases are dead, operations on them
+/// end with `errc::connection_lost`, and the figures are zeros. To connect, a child makes a pool of its own. Asio's rule stands: an io_context that other
+/// threads run at the moment of the fork is neither run nor destroyed in the child, and one that goes on in the child needs its `notify_fork`.
 /// **Sleep**: where the machine was suspended (CLOCK_BOOTTIME went on, the pool's clock stood still), every idle connection is checked before it is lent.
 /// **Executor**: the one given to the constructor; also the fallback for handlers that have none.
 /// **Cancellation**: every operation takes terminal, partial and total cancellation, all with the guarantee of total: what was
@@ -119,11 +119,12 @@ public:
     /// `errc::cancelled`, and the report then holds what was done. More targets than `max_connections` cannot stay warm.
     template <class Range, class Token>
     auto async_warm(const Range& targets, Token&& token, std::source_location caller = std::source_location::current()) {
-        return asio::async_initiate<Token, void(std::error_code, warm_report)>(
-            [driver = driver_](auto handler, std::vector<target> all, std::source_location from) {
-                detail::warm_op<Transport, driver_type, decltype(handler)>::start(driver, std::move(handler), std::move(all), from);
-            },
-            token, std::vector<target>(std::begin(targets), std::end(targets)), caller);
+        return warm(targets, nullptr, std::forward<Token>(token), caller);
+    }
+    /// The same; when it is cancelled `details` says so. What failed stands in the report.
+    template <class Range, class Token>
+    auto async_warm(const Range& targets, error_info& details, Token&& token, std::source_location caller = std::source_location::current()) {
+        return warm(targets, &details, std::forward<Token>(token), caller);
     }
 
     /// Keeps these hosts connected from now on: a connection of theirs is exempt from `idle_timeout`, replaced before its TTL ends, and opened again
@@ -167,11 +168,12 @@ public:
     /// and not the shutdown. May be called more than once.
     template <class Token>
     auto async_shutdown(std::chrono::milliseconds grace, Token&& token) {
-        return asio::async_initiate<Token, void(std::error_code)>(
-            [driver = driver_](auto handler, std::chrono::milliseconds patience) {
-                detail::shutdown_op<driver_type, Clock, decltype(handler)>::start(driver, std::move(handler), patience);
-            },
-            token, grace);
+        return shutdown(grace, nullptr, std::forward<Token>(token));
+    }
+    /// The same; when it is cancelled `details` says so.
+    template <class Token>
+    auto async_shutdown(std::chrono::milliseconds grace, error_info& details, Token&& token) {
+        return shutdown(grace, &details, std::forward<Token>(token));
     }
 
     /// The pool's figures at this moment.
@@ -214,6 +216,22 @@ private:
                 detail::pool_run_op<Transport, driver_type, decltype(handler)>::start(driver, std::move(handler), std::move(to), std::move(line), info, from);
             },
             token, target{where}, std::move(what), details, caller);
+    }
+    template <class Range, class Token>
+    auto warm(const Range& targets, error_info* details, Token&& token, std::source_location caller) {
+        return asio::async_initiate<Token, void(std::error_code, warm_report)>(
+            [driver = driver_](auto handler, std::vector<target> all, error_info* info, std::source_location from) {
+                detail::warm_op<Transport, driver_type, decltype(handler)>::start(driver, std::move(handler), std::move(all), info, from);
+            },
+            token, std::vector<target>(std::begin(targets), std::end(targets)), details, caller);
+    }
+    template <class Token>
+    auto shutdown(std::chrono::milliseconds grace, error_info* details, Token&& token) {
+        return asio::async_initiate<Token, void(std::error_code)>(
+            [driver = driver_](auto handler, std::chrono::milliseconds patience, error_info* info) {
+                detail::shutdown_op<driver_type, Clock, decltype(handler)>::start(driver, std::move(handler), patience, info);
+            },
+            token, grace, details);
     }
 
     std::shared_ptr<driver_type> driver_;

@@ -49,7 +49,7 @@ public:
     /// addresses in their shortest spelling. Throws `std::invalid_argument` that quotes the address and says what is wrong with it.
     target(std::string_view address, credentials login, host_key_policy host_keys = host_key_policy::known_hosts());
 
-    /// The parts one by one; an IPv6 address without brackets.
+    /// The parts one by one; an IPv6 address without brackets. Throws `std::invalid_argument` that names the part that cannot be.
     target(std::string user, std::string host, std::uint16_t port, credentials login, host_key_policy host_keys = host_key_policy::known_hosts());
 
     /// Reach it through a pooled connection to another host, as ssh's ProxyJump. For a longer way give the jump one of its own:

@@ -17,7 +17,7 @@ public:
 
     /// Told how many bytes of file contents have arrived, of how many in all: on the caller's executor, one call at a time, at most as often as calls return.
     /// The transfer does not wait for it, but the operation completes only when the last call has returned. The total of a download is what the server says
-    /// of the file; it may be 0 where the server does not know.
+    /// of the file; it may be 0 where the server does not know. What a call throws comes out of the `run()` of that executor's context.
     transfer_options& progress(std::function<void(std::uint64_t done, std::uint64_t total)> told) {
         progress_ = std::move(told);
         return *this;
@@ -33,13 +33,14 @@ public:
         return *this;
     }
     /// The permission bits that a file is made with, less the umask of the side that makes it. Without it, an uploaded file is made with the bits of
-    /// the local one, any other with 0666.
+    /// the local one, any other with 0666. Throws `std::invalid_argument` for bits beyond 0777.
     transfer_options& mode(unsigned bits) {
         if (bits > 0777U) throw std::invalid_argument("a file's mode has bits beyond 0777");
         mode_ = bits;
         return *this;
     }
-    /// Counts from having the connection; `errc::command_timeout` after it. None by default.
+    /// Counts from having the connection; `errc::command_timeout` after it. None by default. Throws `std::invalid_argument` where it is not positive, or longer
+    /// than ten years.
     transfer_options& timeout(std::chrono::milliseconds after) {
         if (after <= std::chrono::milliseconds::zero()) throw std::invalid_argument("a transfer's timeout must be positive");
         if (after > std::chrono::hours{24 * 3650}) throw std::invalid_argument("a transfer's timeout is longer than ten years");

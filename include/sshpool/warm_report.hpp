@@ -14,8 +14,8 @@ struct warm_report {
         std::string key;   ///< "user@host:port"
         error_info error;  ///< comparable with `errc`
     };
-    std::size_t connected = 0;
-    std::vector<failure> failed;
+    std::size_t connected = 0;    ///< targets that are connected now, also those that were before
+    std::vector<failure> failed;  ///< in the order in which they failed
 };
 
 }  // namespace sshpool

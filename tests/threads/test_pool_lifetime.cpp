@@ -254,11 +254,13 @@ TEST_CASE("a cancelled shutdown goes on, and keeps no timer once it has drained"
     auto held = f.get(host("a"));
     asio::cancellation_signal stop;
     std::error_code seen;
-    f.pool->async_shutdown(1h, asio::bind_cancellation_slot(stop.slot(), [&](std::error_code ec) { seen = ec; }));
+    error_info info;
+    f.pool->async_shutdown(1h, info, asio::bind_cancellation_slot(stop.slot(), [&](std::error_code ec) { seen = ec; }));
     f.settle();
     stop.emit(asio::cancellation_type::terminal);
     f.settle();
     CHECK(seen == errc::cancelled);
+    CHECK(info.text == "cancelled; the pool goes on closing");
     CHECK(f.get(host("a"))->ec == errc::pool_closed);
     f.give_back(held);
     CHECK(f.io.stopped());

@@ -788,7 +788,8 @@ TEST_CASE("async_warm of no host ends at once, and one that is cancelled reports
     SECTION("cancelled") {
         f.network->opens = answer::when_told;
         asio::cancellation_signal stop;
-        f.pool->async_warm(std::vector{host("a"), host("b")}, asio::bind_cancellation_slot(stop.slot(), note));
+        error_info info;
+        f.pool->async_warm(std::vector{host("a"), host("b")}, info, asio::bind_cancellation_slot(stop.slot(), note));
         f.settle();
         f.finish(0);
         CHECK_FALSE(report);
@@ -796,6 +797,7 @@ TEST_CASE("async_warm of no host ends at once, and one that is cancelled reports
         f.settle();
         REQUIRE(report);
         CHECK(seen == errc::cancelled);
+        CHECK(info.text == "cancelled before every host was connected or had failed");
         CHECK(report->connected == 1);
         f.finish(1);
         CHECK(f.pool->get_stats().idle == 2);  // the connect belongs to the pool

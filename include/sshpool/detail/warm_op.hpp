@@ -18,9 +18,9 @@ namespace sshpool::detail {
 template <class Transport, class Driver, class Handler>
 class warm_op : public std::enable_shared_from_this<warm_op<Transport, Driver, Handler>> {
 public:
-    static void start(const std::shared_ptr<Driver>& driver, Handler handler, std::vector<target> targets, std::source_location from) {
+    static void start(const std::shared_ptr<Driver>& driver, Handler handler, std::vector<target> targets, error_info* details, std::source_location from) {
         if (!driver->has_context()) return;
-        const auto op = std::make_shared<warm_op>(driver, std::move(handler), std::move(targets), from);
+        const auto op = std::make_shared<warm_op>(driver, std::move(handler), std::move(targets), details, from);
         on_cancellation(op->handler_, [driver = std::weak_ptr{driver}, weak = std::weak_ptr{op}] {
             if (const auto d = driver.lock())
                 d->on_strand([weak] {
@@ -31,18 +31,20 @@ public:
         driver->on_strand([op] { op->go_on(); });
     }
 
-    warm_op(std::shared_ptr<Driver> driver, Handler handler, std::vector<target> targets, std::source_location from)
+    warm_op(std::shared_ptr<Driver> driver, Handler handler, std::vector<target> targets, error_info* details, std::source_location from)
         : handler_(std::move(handler)),
           work_(asio::get_associated_executor(handler_, driver->executor())),
           driver_(std::move(driver)),
           targets_(std::move(targets)),
+          details_(details),
           from_(from) {}
 
     static void finish(std::shared_ptr<warm_op> op) {
         auto report = std::move(op->report_);
         error_info error;
-        if (op->cancelled_) error.code = make_error(errc::cancelled);
-        call_handler(std::move(op), nullptr, error, std::move(report));
+        auto* const details = op->details_;
+        if (op->cancelled_) error = {make_error(errc::cancelled), {}, "warming", "cancelled before every host was connected or had failed"};
+        call_handler(std::move(op), details, error, std::move(report));
     }
 
     Handler handler_;
@@ -90,6 +92,7 @@ private:
 
     std::shared_ptr<Driver> driver_;
     std::vector<target> targets_;
+    error_info* details_;
     std::source_location from_;
     std::size_t next_ = 0;
     std::unordered_map<const question*, std::weak_ptr<caller<Transport>>> asked_;
