@@ -61,24 +61,24 @@ public:
     template <class Result, class Start>
     Result wait(Start&& start) {
         struct answer {
-            std::promise<Result> promise;
+            std::promise<void> came;
+            Result result{};
             error_info error;
         };
-        std::future<Result> result;
+        const auto a = std::make_shared<answer>();
         refuse_children();
         {
             const std::shared_lock open{closing_};  // an operation that has started ends before the threads do
             if (closed_) throw pool_closed();
-            auto a = std::make_shared<answer>();
-            result = a->promise.get_future();
-            auto& error = a->error;
-            std::forward<Start>(start)(error, [a = std::move(a)](std::error_code ec, Result value = {}) {
-                if (!ec) return a->promise.set_value(std::move(value));
-                if (!a->error) a->error.code = ec;
-                a->promise.set_exception(std::make_exception_ptr(ssh_error{std::move(a->error)}));
+            std::forward<Start>(start)(a->error, [a](std::error_code ec, Result value = {}) {
+                a->result = std::move(value);
+                if (ec && !a->error) a->error.code = ec;
+                a->came.set_value();
             });
         }
-        return result.get();
+        a->came.get_future().get();  // throws only where the operation was dropped with its io_context
+        if (a->error) throw ssh_error{std::move(a->error)};
+        return std::move(a->result);
     }
 
     /// Returns when nothing is left, also for a second caller. In a child there is nothing that could be waited for.

@@ -67,7 +67,7 @@ public:
     bool exchange() {
         bool moved = false;
         for (const auto& op : engine.take_attention()) op->attend();
-        if (engine.stage() == session_stage::host_key) {
+        if (engine.stage() == session_stage::host_key && !host_key_is_looked_up) {
             engine.trust_host_key(now);
             moved = true;
         }
@@ -98,8 +98,9 @@ public:
     support::ssh_server_in_memory server;
     engine_time now{std::chrono::hours{1}};
     session_engine engine;
-    std::size_t fed = 0;          // bytes of the server's that the engine has had
-    std::size_t most_memory = 0;  // of libssh2's, after any turn
+    bool host_key_is_looked_up = false;  // which then takes for ever
+    std::size_t fed = 0;                 // bytes of the server's that the engine has had
+    std::size_t most_memory = 0;         // of libssh2's, after any turn
     std::size_t most_unsent = 0;
 
 private:

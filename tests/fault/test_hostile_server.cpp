@@ -356,6 +356,19 @@ TEST_CASE("a server that talks without end during the login is cut off at 256 Ki
     CHECK(m.most_memory < std::size_t{2} << 20);
 }
 
+TEST_CASE("a server that talks while its host key is looked up is cut off at 256 KiB", "[fault]") {
+    engine_in_memory m;
+    m.host_key_is_looked_up = true;
+    m.run_until([&] { return m.engine.stage() == session_stage::host_key; });
+    REQUIRE(m.engine.stage() == session_stage::host_key);
+    std::size_t said = 0;
+    for (; !m.is_lost() && said < (std::size_t{4} << 20); said += 10'000) m.engine.feed(std::string(10'000, 'x'), m.now);
+    REQUIRE(m.is_lost());
+    CHECK(said <= session_engine::login_allowance + 10'000);
+    CHECK(m.engine.failure().code == errc::protocol_error);
+    CHECK(m.engine.failure().text == "user@memory:22 sent more than 256 KiB before it was answered");
+}
+
 TEST_CASE("a server that exchanges keys without end is answered, and commands are carried in between", "[fault]") {
     engine_in_memory m;
     REQUIRE(m.become_ready());

@@ -270,6 +270,79 @@ TEST_CASE("a connection that died is not lent, even before the pool was told", "
     CHECK(a->lease->is_usable());
 }
 
+TEST_CASE("callers keep their order when the connection that they wait for dies as it comes back", "[pool]") {
+    pool_fixture f{with([](pool_params& p) {
+        p.leases_per_connection = 1;
+        p.max_connections_per_host = 1;
+    })};
+    auto holder = f.get(host("a"));
+    std::vector<std::shared_ptr<pool_fixture::asked>> queue;
+    for (int i = 0; i < 3; ++i) queue.push_back(f.get(host("a")));
+    SECTION("before: the pool has not been told yet") {
+        f.network->at(0)->usable = false;
+        holder->lease.release();
+    }
+    SECTION("after: the oldest was meant to have it") {
+        holder->lease.release();
+        f.network->at(0)->usable = false;
+    }
+    f.network->lose(0);
+    f.settle();
+    CHECK(f.network->opened() == 2);
+    for (auto& a : queue) {
+        REQUIRE(a->lease);
+        for (auto& later : queue) CHECK((later == a || !later->lease || later->answers == 0));
+        f.give_back(a);
+    }
+    CHECK(f.pool->get_stats().in_use == 0);
+}
+
+TEST_CASE("what was meant for a caller and is invalidated before it has it is not lent", "[pool]") {
+    pool_fixture f{with([](pool_params& p) {
+        p.leases_per_connection = 1;
+        p.max_connections_per_host = 1;
+    })};
+    auto holder = f.get(host("a"));
+    auto first = f.get(host("a"));
+    auto second = f.get(host("a"));
+    holder->lease.release();  // it is the first one's now, who will be told on the strand
+    const int how = GENERATE(0, 1, 2);
+    if (how == 0) f.pool->invalidate("root@a:22");
+    if (how == 1) f.pool->invalidate_principal(host("a").login().identity());
+    if (how == 2) f.pool->close_all();
+    f.settle();
+    CHECK(f.network->opened() == 2);
+    CHECK(f.network->live() == 1);
+    REQUIRE(first->lease);
+    CHECK_FALSE(second->done);
+    f.give_back(first);
+    CHECK(second->lease);
+}
+
+TEST_CASE("a caller that gives up while the connection meant for it dies gets its one answer", "[pool][cancel]") {
+    pool_fixture f{with([](pool_params& p) {
+        p.leases_per_connection = 1;
+        p.max_connections_per_host = 1;
+    })};
+    auto holder = f.get(host("a"));
+    asio::cancellation_signal stop;
+    int answers = 0;
+    std::error_code seen;
+    f.pool->async_get_connection(host("a"), asio::bind_cancellation_slot(stop.slot(), [&](std::error_code ec, pool_fixture::lease_type) {
+                                     ++answers;
+                                     seen = ec;
+                                 }));
+    f.settle();
+    f.network->opens = answer::when_told;
+    stop.emit(asio::cancellation_type::terminal);  // posted before the grant's turn
+    holder->lease.release();
+    f.network->at(0)->usable = false;
+    f.settle();
+    CHECK(answers == 1);
+    CHECK(seen == errc::cancelled);
+    CHECK(f.pool->get_stats().waiting == 0);
+}
+
 TEST_CASE("cancelling a caller leaves the pool unchanged, at every moment", "[pool][cancel]") {
     const auto type = GENERATE(asio::cancellation_type::terminal, asio::cancellation_type::partial, asio::cancellation_type::total);
     {

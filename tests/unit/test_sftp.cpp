@@ -105,6 +105,7 @@ TEST_CASE("a reply that its request cannot have is a fault, after which nothing 
         {"a number of a slot that there is not", [](auto id) { return server::with_string(103, id + 77, "x"); }},
         {"a packet too short for a number", [](auto) { return server::packet("\x65\x01"); }},
         {"more data than was asked", [](auto id) { return server::with_string(103, id, "12345678901"); }},
+        {"something behind the data", [&](auto id) { return server::reply(103, id, number(1) + "x" + std::string(200'000, 'y')); }},
         {"no data at all", [](auto id) { return server::with_string(103, id, ""); }},
         {"data shorter than it says", [&](auto id) { return server::reply(103, id, number(10) + "abc"); }},
         {"a handle for a read", [](auto id) { return server::with_string(102, id, "h"); }},

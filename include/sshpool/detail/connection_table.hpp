@@ -146,18 +146,25 @@ public:
         warm_.erase(it);
         return d;
     }
+    bool is_invalidated(connection_id id) const {
+        const auto* c = find(id);
+        return c != nullptr && c->retired == close_reason::invalidated;
+    }
     std::vector<std::string> warm_keys() const {
         std::vector<std::string> keys;
         for (const auto& [key, host] : warm_) keys.push_back(key);
         return keys;
     }
 
+    /// At the end of its door's queue; one that had its answer taken back goes where it was, before those with higher numbers.
     waiter& add_waiter(waiter w) {
         const auto id = w.id;
         auto& placed = waiters_.insert_or_assign(id, std::move(w)).first->second;
         auto& d = *placed.home;
         if (!d.waiters.empty() && d.waiters.front()->to.credential_digest() != placed.to.credential_digest()) d.several_secrets = true;
-        placed.home->waiters.push_back(placed);
+        auto* place = d.waiters.back();
+        while (place != nullptr && place->id > id) place = d.waiters.before(*place);
+        d.waiters.insert_after(place, placed);
         ++placed.home->key->waiting;
         waiter_deadlines_.insert({placed.deadline, id});
         return placed;

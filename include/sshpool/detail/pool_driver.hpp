@@ -95,14 +95,12 @@ public:
                 }
             }
         }
-        std::optional<lease_type> result;
-        if (granted) result = make_lease(*granted, *connection);
-        if (result && !connection->is_usable()) {  // it died since the core was last told
-            result->discard();
-            result.reset();
-        }
         settle_later();
-        return result;
+        if (!granted) return std::nullopt;
+        auto result = make_lease(*granted, *connection);
+        if (connection->is_usable()) return result;
+        result.discard();  // it died since the core was last told
+        return std::nullopt;
     }
     /// Steps the core now: the effect is there before this returns, what follows from it is carried out on the strand.
     template <class Step>
@@ -160,7 +158,7 @@ public:
         if (is_forked()) return;
         returned_.push({connection, lease});
         try {
-            collect();
+            collect(connection);
         } catch (...) {  // out of memory: the next step collects it
         }
     }
@@ -220,25 +218,31 @@ private:
     void step_core(Step&& step) {
         const auto [at, slept] = watch_.look();
         if (slept.count() > 0) core_.suspended(at, slept, pending_);
-        if (returned_.take(returning_)) {
-            for (const auto& back : returning_) {
+        while (!returning_.empty() || returned_.take(returning_)) {
+            for (; next_returning_ < returning_.size(); ++next_returning_) {  // where it fails for want of memory, the next step goes on
+                const auto& back = returning_[next_returning_];
                 const auto found = connections_.find(back.connection);
                 core_.released(at, back.connection, back.lease, found != connections_.end() ? heard_by(found->second) : instant{}, pending_);
             }
+            returning_.clear();
+            next_returning_ = 0;
         }
         std::forward<Step>(step)(core_, at, pending_);
     }
 
-    /// Takes back what was given back, on this thread: the strand is sent for only when something follows.
-    void collect() {
+    /// Takes back what was given back, on this thread: the strand is sent for only when something follows. It is, too, where the connection is dead: word of
+    /// that is on its way to the strand, and has to come first, or the core would lend what has died.
+    void collect(connection_id returned) {
         if (!guard_->is_alive()) return;
         {
             const std::lock_guard lock{mutex_};
             if (gone_) return;
-            step_core([](pool_core&, instant, actions&) {});
-            if (pending_.empty() && timer_.covers(core_.next_deadline())) return;
+            if (const auto found = connections_.find(returned); found == connections_.end() || found->second.is_usable()) {
+                step_core([](pool_core&, instant, actions&) {});
+                if (pending_.empty() && timer_.covers(core_.next_deadline())) return;
+            }
         }
-        settle_later();
+        on_strand([self = this->shared_from_this()] { self->step([](pool_core&, instant, actions&) {}); });
     }
 
     /// Carries out what the steps have asked for, in their order, until nothing is left.
@@ -289,9 +293,14 @@ private:
     static instant heard_by(const Transport& t) { return std::chrono::duration_cast<instant>(t.last_heard().time_since_epoch()); }
 
     lease_type make_lease(const act::grant& granted, Transport& connection) {
-        returned_.make_room();
-        auto share = std::make_shared<lease_share>(this->shared_from_this(), granted.connection, granted.lease);
-        return lease_type{connection.lend(share), std::move(share)};
+        try {
+            returned_.make_room();
+            auto share = std::make_shared<lease_share>(this->shared_from_this(), granted.connection, granted.lease);
+            return lease_type{connection.lend(share), std::move(share)};
+        } catch (...) {  // out of memory
+            step_now([&](pool_core& core, instant at, actions& out) { core.released(at, granted.connection, granted.lease, instant{}, out); });
+            throw;
+        }
     }
 
     // Actions: pool_driver_actions.hpp -------------------------------------------------------------------------------------------
@@ -384,6 +393,7 @@ private:
     std::unordered_map<connection_id, Transport> connections_;  // changed on the strand, under the mutex
     waiter_id last_waiter_ = 0;
     std::vector<returned_leases::entry> returning_;
+    std::size_t next_returning_ = 0;
     suspend_watch<Clock> watch_;
     bool gone_ = false;  // with the execution context
 

@@ -40,20 +40,25 @@ template <class Transport, class Clock>
 void pool_driver<Transport, Clock>::perform(act::grant& what) {
     auto& connection = connections_.at(what.connection);
     auto granted = make_lease(what, connection);
-    if (connection.is_usable()) {
+    const bool died = !connection.is_usable();
+    if (!died && !read([&](const pool_core& core) { return core.is_invalidated(what.connection); })) {
         with_waiter(what.waiter, [&](caller<Transport>& asked) {
             asked.granted = std::move(granted);
             asked.answered();
         });
         return;
     }
-    // It died since the core was last told. The caller keeps its place, for ids order the queue.
-    granted.release();
+    // It died, or was invalidated, since the core decided. The caller keeps its place, for ids order the queue.
     auto* const asked = asking_ != nullptr && asking_->id == what.waiter ? asking_ : waiters_.at(what.waiter).get();
+    const auto& key = asked->where.key();
+    const auto lost = [&](pool_core& core, instant at, actions& out) {
+        core.lost(at, what.connection, {make_error(errc::connection_lost), key, "waiting", "the connection was found dead when it was to be lent"}, out);
+    };
+    if (died) step(lost);
+    granted.release();
     step([&](pool_core& core, instant at, actions& out) {
-        core.lost(at, what.connection,
-                  error_info{make_error(errc::connection_lost), asked->where.key(), "waiting", "the connection was found dead when it was to be lent"}, out);
-        core.acquire(at, asked->id, asked->where, asked->deadline, asked->mode, asked->asker, out);
+        if (!asked->cancelled) return core.acquire(at, asked->id, asked->where, asked->deadline, asked->mode, asked->asker, out);
+        out.emplace_back(act::fail{asked->id, {make_error(errc::cancelled), key, "waiting", "cancelled while waiting for a connection to " + key}});
     });
 }
 

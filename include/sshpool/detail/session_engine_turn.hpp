@@ -30,6 +30,9 @@ inline void session_engine::turn(engine_time now) {
     if (stage_ == session_stage::greeting || stage_ == session_stage::login || stage_ == session_stage::first_channel) set_up(now);
     if (stage_ == session_stage::ready && !broken_) work(now);
     io_.keep_rest();
+    // While the host key is looked up, or an agent is asked, nothing takes the input.
+    if (!broken_ && stage_ < session_stage::first_channel && io_.kept() > login_allowance)
+        broken_ = trouble(errc::protocol_error, stage_ == session_stage::login ? "login" : "key exchange", "sent more than 256 KiB before it was answered");
     if (!broken_ && unsent() > most_unsent) broken_ = trouble(errc::protocol_error, "connection", "asks for more answers than it reads");
     if (!broken_ && io_.out_of_memory()) broken_ = describe_loss(LIBSSH2_ERROR_ALLOC, "connection");
     in_turn_ = false;

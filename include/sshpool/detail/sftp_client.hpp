@@ -318,7 +318,8 @@ private:
                 break;
             case data:
                 reply.bytes = in.string();
-                fits = asked.what == sftp_request::read && !reply.bytes.empty() && reply.bytes.size() <= asked.size;
+                // Nothing may stand behind the data: who holds the reply holds all of it, and counts the data.
+                fits = asked.what == sftp_request::read && !reply.bytes.empty() && reply.bytes.size() <= asked.size && in.done();
                 break;
             case attributes:
                 reply.attributes = take_attributes(in);

@@ -82,6 +82,7 @@ public:
 private:
     static constexpr std::size_t enough_to_write = std::size_t{256} << 10;
     static constexpr std::size_t most_waiting = std::size_t{1} << 20;
+    static constexpr std::size_t piece_cost = 64;  // in memory, beside its bytes: a server may send them one by one
 
     /// Bytes that have come, where they came.
     struct fetched {
@@ -161,7 +162,7 @@ private:
             if (n > limit_ || reply.offset > limit_ - n) return fail_limit();
             if (to_) {
                 waiting_.pieces.emplace_back(reply.offset, reply.bytes);
-                waiting_.size += n;
+                waiting_.size += n + piece_cost;
                 if (auto held = client.hold(); waiting_.held.empty() || waiting_.held.back() != held) waiting_.held.push_back(std::move(held));
             } else {
                 // Grows by no more than what may be under way.
