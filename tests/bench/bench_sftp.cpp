@@ -1,5 +1,6 @@
 // Files over sftp beside OpenSSH's own client: a large one both ways, then over a link with a round trip of 20 ms beside one block at a time, then a
-// directory of small ones. Each figure is a median of interleaved runs, connecting included, against a private sshd.
+// directory of small ones; and what a loop of `true` on the same connection notices of a large file. Each figure of a file is a median of interleaved runs,
+// connecting included, against a private sshd.
 // bench_sftp [MIB [RUNS]]; TMPDIR=/dev/shm keeps the disk out of it.
 
 #include <sshpool/libssh2_transport.hpp>
@@ -17,6 +18,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <functional>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -68,6 +70,39 @@ void with_connection(const target& to, const std::function<void(libssh2_transpor
         work(connection, done);
     });
     io.run();
+}
+
+/// Runs `true` one after another while `go_on()`, and notes how long each took.
+void run_true(libssh2_transport& connection, const std::shared_ptr<std::vector<double>>& took, const std::function<bool()>& go_on,
+              const std::function<void()>& then) {
+    if (!go_on()) return then();
+    const auto begin = std::chrono::steady_clock::now();
+    connection.async_run("true", [&connection, took, go_on, then, begin](std::error_code ec, const command_result&) {
+        if (ec) std::fprintf(stderr, "%s\n", ec.message().c_str()), std::exit(1);
+        took->push_back(std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count());
+        run_true(connection, took, go_on, then);
+    });
+}
+/// `transfer(connection, done)` goes on meanwhile; none: two seconds of nothing.
+void true_beside(const char* what, const target& to, const std::function<void(libssh2_transport&, std::function<void(std::error_code)>)>& transfer) {
+    const auto took = std::make_shared<std::vector<double>>();
+    with_connection(to, [&](libssh2_transport& connection, const std::function<void(std::error_code)>& done) {
+        const auto over = std::make_shared<bool>(false);
+        const auto end = std::chrono::steady_clock::now() + 2s;
+        if (transfer) {
+            transfer(connection, [over](std::error_code ec) {
+                if (ec) std::fprintf(stderr, "%s\n", ec.message().c_str()), std::exit(1);
+                *over = true;
+            });
+        }
+        const bool timed = !transfer;
+        run_true(
+            connection, took, [=] { return timed ? std::chrono::steady_clock::now() < end : !*over; }, [done] { done({}); });
+    });
+    std::sort(took->begin(), took->end());
+    const auto at = [&](double part) { return (*took)[std::min(took->size() - 1, static_cast<std::size_t>(part * static_cast<double>(took->size())))]; };
+    std::printf("%-34s %5zu commands, p50 %6.2f ms, p99 %6.2f ms\n", what, took->size(), at(0.5), at(0.99));
+    std::fflush(stdout);
 }
 
 }  // namespace
@@ -136,6 +171,10 @@ int main(int argc, char** argv) {
                 median(ours_alone).cpu, median(sftp_alone).wall, median(sftp_alone).cpu);
     row("upload", megabytes, ours_up, sftp_up, "sftp");
     row("download", megabytes, ours_down, sftp_down, "sftp");
+
+    true_beside("`true`, alone", direct, {});
+    true_beside("`true` beside an upload", direct, [&](auto& c, auto done) { c.async_upload(big, "a", done); });
+    true_beside("`true` beside a download", direct, [&](auto& c, auto done) { c.async_download("a", dir / "a", done); });
 
     support::delay_proxy proxy(server.host(), server.port(), 20ms);
     const target far{server.address(proxy.host(), proxy.port()), key, host_key_policy::accept_any()};

@@ -44,7 +44,7 @@ TEST_CASE("a returned connection is lent again", "[pool]") {
     CHECK(s.idle == 1);
 }
 
-TEST_CASE("a lease comes back before release returns, and costs the strand nothing when nobody waits", "[pool]") {
+TEST_CASE("a warm lease costs one handler, the caller's own, and is back before release returns", "[pool]") {
     pool_fixture f{with([](pool_params& p) {
         p.idle_timeout = 1min;
         p.health_check_interval = 0s;
@@ -59,6 +59,12 @@ TEST_CASE("a lease comes back before release returns, and costs the strand nothi
         f.io.restart();
         CHECK(f.io.poll() == 0);
     }
+    auto again = f.ask(host("a"));
+    f.io.restart();
+    CHECK(f.io.poll() == 1);  // the caller's own handler
+    REQUIRE(again->lease);
+    again->lease.release();
+    CHECK(f.io.poll() == 0);
     f.advance(59s);
     CHECK(f.pool->get_stats().pool_size == 1);
     f.advance(1s);

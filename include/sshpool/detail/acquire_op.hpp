@@ -18,6 +18,10 @@ public:
     static void start(const std::shared_ptr<Driver>& driver, Handler handler, target to, error_info* details, std::source_location from) {
         if (!driver->has_context()) return;
         auto op = std::make_shared<acquire_op>(driver->executor(), std::move(handler), std::move(to), details, from);
+        if (auto lent = driver->lend_at_once(op->where, from)) {
+            op->granted = std::move(*lent);
+            return complete(std::move(op));
+        }
         on_cancellation(op->handler_, [driver = std::weak_ptr{driver}, asked = std::weak_ptr<caller<Transport>>{op}] {
             if (const auto d = driver.lock()) d->cancel(asked);
         });

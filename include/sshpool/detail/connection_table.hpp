@@ -146,6 +146,11 @@ public:
         warm_.erase(it);
         return d;
     }
+    /// Somebody who asks for this now may get it without waiting.
+    bool may_be_lent(const target& to) const {
+        const auto at = doors_.find(to);
+        return at != doors_.end() && at->second.usable > 0 && at->second.waiters.empty();
+    }
     bool is_invalidated(connection_id id) const {
         const auto* c = find(id);
         return c != nullptr && c->retired == close_reason::invalidated;

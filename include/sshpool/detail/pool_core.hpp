@@ -281,7 +281,7 @@ public:
     }
 
     bool empty() const noexcept { return table_.connection_count() == 0 && table_.waiter_count() == 0; }
-    bool is_invalidated(connection_id id) const { return table_.is_invalidated(id); }
+    const connection_table& table() const noexcept { return table_; }
 
     pool_stats stats() const {
         auto s = stats_of(totals_);

@@ -64,7 +64,10 @@ public:
         if (asked->deadline == instant{}) asked->deadline = now() + params_.acquire_timeout;
         if (is_forked()) return answer(*asked, asked_in_a_child(asked->where.key()));
         if (!guard_->is_alive()) return;
-        asio::dispatch(*strand_, [self = this->shared_from_this(), asked = std::move(asked)]() mutable { self->queue(std::move(asked)); });
+        ++questions_;
+        asio::dispatch(*strand_, [self = this->shared_from_this(), asked = std::move(asked), counted = question{&questions_}]() mutable {
+            self->queue(std::move(asked));
+        });
     }
     /// Takes the question back. The answer is then `errc::cancelled`, unless another one came first.
     void cancel(std::weak_ptr<caller<Transport>> asked) {
@@ -78,29 +81,13 @@ public:
     /// Lends what can be lent at this moment.
     std::optional<lease_type> try_lend(const target& to, std::source_location from) {
         if (!guard_->is_alive()) return std::nullopt;
-        actions out;
-        std::optional<act::grant> granted;
-        std::optional<Transport> connection;
-        {
-            const std::lock_guard lock{mutex_};
-            if (gone_) return std::nullopt;
-            const auto id = ++last_waiter_;
-            step_core([&](pool_core& core, instant at, actions&) { core.acquire(at, id, to, at, asking::now_or_never, from, out); });
-            for (auto& a : out) {
-                if (const auto* grant = std::get_if<act::grant>(&a); grant != nullptr && grant->waiter == id) {
-                    granted = *grant;
-                    connection = connections_.at(grant->connection);
-                } else if (const auto* failed = std::get_if<act::fail>(&a); failed == nullptr || failed->waiter != id) {
-                    pending_.push_back(std::move(a));
-                }
-            }
-        }
-        settle_later();
-        if (!granted) return std::nullopt;
-        auto result = make_lease(*granted, *connection);
-        if (connection->is_usable()) return result;
-        result.discard();  // it died since the core was last told
-        return std::nullopt;
+        return lend(to, from, lock_core());
+    }
+    /// The same, where nobody asked before and still waits: most calls, and they cost the strand nothing. Nothing: `ask`.
+    std::optional<lease_type> lend_at_once(const target& to, std::source_location from) {
+        if (questions_ > 0 || !guard_->is_alive()) return std::nullopt;
+        auto lock = lock_core();
+        return core_.table().may_be_lent(to) ? lend(to, from, std::move(lock)) : std::nullopt;
     }
     /// Steps the core now: the effect is there before this returns, what follows from it is carried out on the strand.
     template <class Step>
@@ -155,11 +142,10 @@ public:
     // lease_owner: any thread -------------------------------------------------------------------------------------------------
 
     void give_back(std::uint64_t connection, std::uint64_t lease) noexcept override {
-        if (is_forked()) return;
-        returned_.push({connection, lease});
+        if (is_forked() || !guard_->is_alive()) return;
         try {
-            collect(connection);
-        } catch (...) {  // out of memory: the next step collects it
+            take_back(connection, lease);
+        } catch (...) {  // out of memory: it counts as lent until its connection goes
         }
     }
     void discard(std::uint64_t connection) noexcept override {
@@ -182,6 +168,38 @@ private:
           timer_(executor_),
           events_(executor_, params_.on_event),
           core_(params_, std::random_device{}()) {}
+
+    /// A step takes less time than going to sleep and being woken: worth some tries.
+    std::unique_lock<std::mutex> lock_core() {
+        for (int tries = 0; tries < 100; ++tries) {
+            if (std::unique_lock lock{mutex_, std::try_to_lock}) return lock;
+        }
+        return std::unique_lock{mutex_};
+    }
+    std::optional<lease_type> lend(const target& to, std::source_location from, std::unique_lock<std::mutex> lock) {
+        if (gone_) return std::nullopt;
+        actions out;
+        std::optional<act::grant> granted;
+        std::optional<Transport> connection;
+        const auto id = ++last_waiter_;
+        step_core([&](pool_core& core, instant at, actions&) { core.acquire(at, id, to, at, asking::now_or_never, from, out); });
+        for (auto& a : out) {
+            if (const auto* grant = std::get_if<act::grant>(&a); grant != nullptr && grant->waiter == id) {
+                granted = *grant;
+                connection = connections_.at(grant->connection);
+            } else if (const auto* failed = std::get_if<act::fail>(&a); failed == nullptr || failed->waiter != id) {
+                pending_.push_back(std::move(a));
+            }
+        }
+        const bool follows = !pending_.empty() || !timer_.covers(core_.next_deadline());
+        lock.unlock();
+        if (follows) settle_later();
+        if (!granted) return std::nullopt;
+        auto result = make_lease(*granted, *connection);
+        if (connection->is_usable()) return result;
+        result.discard();  // it died since the core was last told
+        return std::nullopt;
+    }
 
     // The strand --------------------------------------------------------------------------------------------------------------
 
@@ -206,43 +224,37 @@ private:
     void step(Step&& step) {
         if (!guard_->is_alive()) return;
         {
-            const std::lock_guard lock{mutex_};
+            const auto lock = lock_core();
             step_core(std::forward<Step>(step));
             more_ = true;
             if (settling_) return;  // an action led here: the loop that carries it out goes on with what this asked for
         }
         settle();
     }
-    /// Every step of the core, on whatever thread: under the mutex, after the leases that came back before it.
+    /// Every step of the core, on whatever thread: under the mutex.
     template <class Step>
     void step_core(Step&& step) {
         const auto [at, slept] = watch_.look();
         if (slept.count() > 0) core_.suspended(at, slept, pending_);
-        while (!returning_.empty() || returned_.take(returning_)) {
-            for (; next_returning_ < returning_.size(); ++next_returning_) {  // where it fails for want of memory, the next step goes on
-                const auto& back = returning_[next_returning_];
-                const auto found = connections_.find(back.connection);
-                core_.released(at, back.connection, back.lease, found != connections_.end() ? heard_by(found->second) : instant{}, pending_);
-            }
-            returning_.clear();
-            next_returning_ = 0;
-        }
         std::forward<Step>(step)(core_, at, pending_);
     }
 
-    /// Takes back what was given back, on this thread: the strand is sent for only when something follows. It is, too, where the connection is dead: word of
-    /// that is on its way to the strand, and has to come first, or the core would lend what has died.
-    void collect(connection_id returned) {
-        if (!guard_->is_alive()) return;
-        {
-            const std::lock_guard lock{mutex_};
-            if (gone_) return;
-            if (const auto found = connections_.find(returned); found == connections_.end() || found->second.is_usable()) {
-                step_core([](pool_core&, instant, actions&) {});
-                if (pending_.empty() && timer_.covers(core_.next_deadline())) return;
-            }
+    /// On the thread of whoever gives it back; the strand is sent for only when something follows. It is, too, where the connection is dead: word of that
+    /// is on its way to the strand, and has to come first, or the core would lend what has died.
+    void take_back(connection_id connection, lease_id lease) {
+        auto lock = lock_core();
+        const auto found = connections_.find(connection);
+        if (gone_ || found == connections_.end()) return;
+        if (!found->second.is_usable()) {
+            lock.unlock();
+            return on_strand([self = this->shared_from_this(), connection, lease] {
+                self->step([&](pool_core& core, instant at, actions& out) { core.released(at, connection, lease, instant{}, out); });
+            });
         }
-        on_strand([self = this->shared_from_this()] { self->step([](pool_core&, instant, actions&) {}); });
+        step_core([&](pool_core& core, instant at, actions& out) { core.released(at, connection, lease, heard_by(found->second), out); });
+        if (pending_.empty() && timer_.covers(core_.next_deadline())) return;
+        lock.unlock();
+        settle_later();
     }
 
     /// Carries out what the steps have asked for, in their order, until nothing is left.
@@ -256,7 +268,7 @@ private:
         bool empty = false;
         while (std::exchange(more_, false)) {
             {
-                const std::lock_guard lock{mutex_};
+                const auto lock = lock_core();
                 batch_.swap(pending_);
                 next = core_.next_deadline();
                 empty = core_.empty();
@@ -294,7 +306,6 @@ private:
 
     lease_type make_lease(const act::grant& granted, Transport& connection) {
         try {
-            returned_.make_room();
             auto share = std::make_shared<lease_share>(this->shared_from_this(), granted.connection, granted.lease);
             return lease_type{connection.lend(share), std::move(share)};
         } catch (...) {  // out of memory
@@ -392,12 +403,14 @@ private:
     actions pending_;
     std::unordered_map<connection_id, Transport> connections_;  // changed on the strand, under the mutex
     waiter_id last_waiter_ = 0;
-    std::vector<returned_leases::entry> returning_;
-    std::size_t next_returning_ = 0;
     suspend_watch<Clock> watch_;
     bool gone_ = false;  // with the execution context
 
-    returned_leases returned_;
+    struct one_less {
+        void operator()(std::atomic<std::size_t>* of) const noexcept { --*of; }
+    };
+    using question = std::unique_ptr<std::atomic<std::size_t>, one_less>;
+    std::atomic<std::size_t> questions_{0};  // on their way to the core
 
     // Touched on the strand only
     actions batch_;

@@ -41,7 +41,7 @@ void pool_driver<Transport, Clock>::perform(act::grant& what) {
     auto& connection = connections_.at(what.connection);
     auto granted = make_lease(what, connection);
     const bool died = !connection.is_usable();
-    if (!died && !read([&](const pool_core& core) { return core.is_invalidated(what.connection); })) {
+    if (!died && !read([&](const pool_core& core) { return core.table().is_invalidated(what.connection); })) {
         with_waiter(what.waiter, [&](caller<Transport>& asked) {
             asked.granted = std::move(granted);
             asked.answered();
