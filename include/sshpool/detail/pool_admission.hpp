@@ -352,7 +352,7 @@ private:
             const auto* victim = table_.find(draining_);
             if (victim != nullptr && victim->state == connection_state::open) return;
             const auto* served = table_.find_waiter(draining_for_);
-            if (served != nullptr && served->home->parked_in != &needs_) return;  // its connection is being opened
+            if (served != nullptr && served->home->opening != nullptr) return;
         }
         const auto from = head.asked + patience();
         if (now < from) return wake_at(from);
