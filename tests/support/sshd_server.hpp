@@ -26,6 +26,7 @@
 #include <netinet/in.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 namespace support {
@@ -65,7 +66,8 @@ public:
     };
 
     explicit sshd_server(std::vector<std::string> config = {}) : sshd_server(with_config(std::move(config))) {}
-    explicit sshd_server(options o) : options_(std::move(o)), run_as_(pick_user()) {
+    explicit sshd_server(options o) : options_(std::move(o)), user_(pick_user()) {
+        if (user_) run_as_ = user_->number;
         std::filesystem::permissions(dir_.path(), std::filesystem::perms{0711});
         make_home();
         for (const auto& type : options_.host_key_types) {
@@ -220,10 +222,30 @@ private:
 
     static constexpr unsigned first_user = 60706;  // 60706…61183 belong to nobody by systemd's plan of user numbers
     static constexpr unsigned users = 478;
-    static std::optional<unsigned> pick_user() {
-        if (::geteuid() != 0) return std::nullopt;
-        static std::atomic<unsigned> next{0};
-        return first_user + (static_cast<unsigned>(::getpid()) * 7U + next++) % users;
+    /// A number that no other server of this machine has: its owner kills whatever runs by that number. Taken by the name of a socket, which goes with it.
+    struct reserved_user {
+        unsigned number;
+        int socket;
+        reserved_user(unsigned n, int s) : number(n), socket(s) {}
+        reserved_user(const reserved_user&) = delete;
+        reserved_user& operator=(const reserved_user&) = delete;
+        ~reserved_user() { ::close(socket); }
+    };
+    static std::unique_ptr<reserved_user> pick_user() {
+        if (::geteuid() != 0) return nullptr;
+        for (unsigned i = 0; i < users; ++i) {
+            const auto number = first_user + (static_cast<unsigned>(::getpid()) * 7U + i) % users;
+            const int s = ::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+            if (s < 0) break;
+            auto taken = std::make_unique<reserved_user>(number, s);
+            sockaddr_un name{};
+            name.sun_family = AF_UNIX;
+            const auto text = "sshpool-test-user-" + std::to_string(number);
+            text.copy(name.sun_path + 1, sizeof name.sun_path - 1);  // behind a NUL: a name without a file
+            const auto size = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + text.size());
+            if (::bind(s, reinterpret_cast<const sockaddr*>(&name), size) == 0) return taken;
+        }
+        throw std::runtime_error("no number of a user is free for a private sshd");
     }
     static std::string sshd_path() {
         for (const char* path : {"/usr/sbin/sshd", "/usr/bin/sshd", "/usr/local/sbin/sshd"}) {
@@ -436,6 +458,7 @@ private:
     }
 
     options options_;
+    const std::unique_ptr<reserved_user> user_;
     std::optional<unsigned> run_as_;
     temp_dir dir_;
     std::filesystem::path home_;
