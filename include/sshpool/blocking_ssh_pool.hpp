@@ -76,7 +76,11 @@ public:
                 a->came.set_value();
             });
         }
-        a->came.get_future().get();  // throws only where the operation was dropped with its io_context
+        a->came.get_future().get();                                           // throws only where the operation was dropped with its io_context
+        if (a->error && closed_ && a->error.code == errc::connection_lost) {  // cut by the closing: its fate is as it was
+            a->error.code = make_error(errc::pool_closed, a->error.code == command_fate::unknown ? command_fate::unknown : command_fate::not_started);
+            a->error.text = "the pool was closed meanwhile: " + a->error.text;
+        }
         if (a->error) throw ssh_error{std::move(a->error)};
         return std::move(a->result);
     }
@@ -233,7 +237,8 @@ public:
     std::string explain(std::string_view key) const { return current()->pool().explain(key); }
 
     /// Refuses new calls, wakes those that wait for a connection (`errc::pool_closed`), lets what runs go on for at most `grace`,
-    /// then cuts it. Returns when nothing is left. Calls after it throw `errc::pool_closed`; only `get_stats`, `watch` and `explain` still tell how it ended.
+    /// then cuts it: `errc::pool_closed` with the fate `unknown`. Returns when nothing is left. Calls after it throw `errc::pool_closed`; only `get_stats`,
+    /// `watch` and `explain` still tell how it ended.
     void shutdown(std::chrono::milliseconds grace) {
         if (home_.is_here()) current()->close(grace);
     }

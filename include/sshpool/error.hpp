@@ -63,7 +63,7 @@ struct std::is_error_condition_enum<sshpool::command_fate> : std::true_type {};
 namespace sshpool {
 namespace detail {
 
-enum class fates { before, after, both };  // relative to the command being sent
+enum class fates { before, before_unless_cut, after, both };  // relative to the command being sent
 
 struct error_entry {
     errc value;
@@ -75,7 +75,7 @@ struct error_entry {
 /// The one list of errors: what each is called, what it means, and on which side of a command's start it can occur.
 inline constexpr std::array errors{
     error_entry{errc::acquire_timeout, fates::before, "acquire_timeout", "no connection became available in time"},
-    error_entry{errc::pool_closed, fates::before, "pool_closed", "the pool is closed"},
+    error_entry{errc::pool_closed, fates::before_unless_cut, "pool_closed", "the pool is closed"},
     error_entry{errc::pool_exhausted, fates::before, "pool_exhausted", "every connection is in use and the caller asked not to wait"},
     error_entry{errc::host_backing_off, fates::before, "host_backing_off", "the host failed a moment ago and is not tried again yet"},
     error_entry{errc::resolve_failed, fates::before, "resolve_failed", "the host name could not be resolved"},
@@ -126,7 +126,8 @@ public:
         const auto* entry = find_error(code & ~after_start);
         if (entry == nullptr) return "unknown sshpool error";
         std::string text{entry->text};
-        if (entry->when == fates::both) text += (code & after_start) != 0 ? " (the command may have run)" : " (the command did not start)";
+        if (entry->when != fates::after && (code & after_start) != 0) text += " (the command may have run)";
+        if (entry->when == fates::both && (code & after_start) == 0) text += " (the command did not start)";
         return text;
     }
     // Inline here, or the vtable would be in every translation unit.
@@ -195,7 +196,7 @@ inline std::string_view to_string(errc e) noexcept {
 inline std::error_code make_error(errc e, command_fate fate = command_fate::not_started) noexcept {
     if (e == errc::cancelled) return asio::error::operation_aborted;
     const auto* entry = detail::find_error(static_cast<int>(e));
-    const bool after = entry != nullptr && (entry->when == detail::fates::after || (entry->when == detail::fates::both && fate == command_fate::unknown));
+    const bool after = entry != nullptr && (entry->when == detail::fates::after || (entry->when != detail::fates::before && fate == command_fate::unknown));
     return {static_cast<int>(e) | (after ? detail::after_start : 0), detail::codes()};
 }
 

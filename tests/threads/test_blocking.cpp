@@ -166,8 +166,9 @@ TEST_CASE("close_ssh_pool ends the calls that wait with pool_closed, and tells o
     runs.join();
     CHECK(std::chrono::steady_clock::now() - from < 10s);
     CHECK(connecting == errc::pool_closed);
-    CHECK(running == errc::connection_lost);
+    CHECK(running == errc::pool_closed);
     CHECK(running == command_fate::unknown);
+    CHECK(connecting == command_fate::not_started);
     outcome(later, to(sshd), "true");
     CHECK(later == errc::pool_closed);
 }
