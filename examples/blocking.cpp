@@ -1,5 +1,4 @@
-// Without Asio: one pool for the whole process, plain calls from any thread, errors as exceptions.
-// Usage: blocking user@host[:port] private-key
+// Without Asio: one pool for the process, plain calls from any thread, errors as exceptions. Usage: blocking user@host[:port] private-key
 #include <sshpool/sshpool.hpp>
 
 #include <exception>
