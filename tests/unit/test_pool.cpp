@@ -349,6 +349,14 @@ TEST_CASE("a caller that gives up while the connection meant for it dies gets it
     CHECK(f.pool->get_stats().waiting == 0);
 }
 
+TEST_CASE("who asks after async_shutdown is refused, before anything else has happened, too", "[pool]") {
+    pool_fixture f;
+    f.give_back(f.get(host("a")));
+    f.pool->async_shutdown(1s, [](std::error_code) {});
+    CHECK_FALSE(f.pool->try_get_connection(host("a")));
+    CHECK(f.get(host("a"))->ec == errc::pool_closed);
+}
+
 TEST_CASE("cancelling a caller leaves the pool unchanged, at every moment", "[pool][cancel]") {
     const auto type = GENERATE(asio::cancellation_type::terminal, asio::cancellation_type::partial, asio::cancellation_type::total);
     {

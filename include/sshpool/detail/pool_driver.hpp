@@ -110,6 +110,7 @@ public:
 
     /// Refuses new callers, closes what is idle, waits for what is lent; `done` runs on the strand when nothing is left.
     void shut_down(std::function<void()> done) {
+        closing_ = true;  // for those who are answered on their own thread, before the strand hears of it
         on_strand([self = this->shared_from_this(), done = std::move(done)]() mutable {
             self->when_drained_.push_back(std::move(done));
             self->step([](pool_core& core, instant at, actions& out) { core.shut_down(at, out); });
@@ -177,7 +178,7 @@ private:
         return std::unique_lock{mutex_};
     }
     std::optional<lease_type> lend(const target& to, std::source_location from, std::unique_lock<std::mutex> lock) {
-        if (gone_) return std::nullopt;
+        if (gone_ || closing_) return std::nullopt;
         actions out;
         std::optional<act::grant> granted;
         std::optional<Transport> connection;
@@ -397,6 +398,7 @@ private:
     std::optional<asio::executor_work_guard<asio::any_io_executor>> work_;  // open connections are outstanding work
     event_queue events_;
     std::atomic<bool> open_{true};
+    std::atomic<bool> closing_{false};
 
     mutable std::mutex mutex_;  // for one step of the core; never across I/O or user code
     pool_core core_;
