@@ -56,13 +56,17 @@ cost median(std::vector<cost> all) {
     return {wall, all[static_cast<std::size_t>(middle)].cpu};
 }
 
+void or_exit(std::error_code ec) {
+    if (ec) std::fprintf(stderr, "%s\n", ec.message().c_str()), std::exit(1);
+}
+
 /// Connects, calls `work(connection, done)`, and waits for the end.
 void with_connection(const target& to, const std::function<void(libssh2_transport&, std::function<void(std::error_code)>)>& work) {
     asio::io_context io{1};
     libssh2_transport connection{io.get_executor()};
     open_request<libssh2_transport> request{to, 10s, 1, 2s, {}, {}};
     const auto done = [&](std::error_code ec) {
-        if (ec) std::fprintf(stderr, "%s\n", ec.message().c_str()), std::exit(1);
+        or_exit(ec);
         connection.close([] {});
     };
     connection.open(std::move(request), [&](const open_report& report) {
@@ -78,7 +82,7 @@ void run_true(libssh2_transport& connection, const std::shared_ptr<std::vector<d
     if (!go_on()) return then();
     const auto begin = std::chrono::steady_clock::now();
     connection.async_run("true", [&connection, took, go_on, then, begin](std::error_code ec, const command_result&) {
-        if (ec) std::fprintf(stderr, "%s\n", ec.message().c_str()), std::exit(1);
+        or_exit(ec);
         took->push_back(std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count());
         run_true(connection, took, go_on, then);
     });
@@ -91,7 +95,7 @@ void true_beside(const char* what, const target& to, const std::function<void(li
         const auto end = std::chrono::steady_clock::now() + 2s;
         if (transfer) {
             transfer(connection, [over](std::error_code ec) {
-                if (ec) std::fprintf(stderr, "%s\n", ec.message().c_str()), std::exit(1);
+                or_exit(ec);
                 *over = true;
             });
         }

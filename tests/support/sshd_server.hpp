@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <cctype>
 #include <chrono>
 #include <cstddef>
@@ -67,7 +66,6 @@ public:
 
     explicit sshd_server(std::vector<std::string> config = {}) : sshd_server(with_config(std::move(config))) {}
     explicit sshd_server(options o) : options_(std::move(o)), user_(pick_user()) {
-        if (user_) run_as_ = user_->number;
         std::filesystem::permissions(dir_.path(), std::filesystem::perms{0711});
         make_home();
         for (const auto& type : options_.host_key_types) {
@@ -145,7 +143,7 @@ public:
     }
 
     /// The server's user as a number, where that is another than the test's own.
-    std::optional<unsigned> run_as() const noexcept { return run_as_; }
+    std::optional<unsigned> run_as() const noexcept { return user_ ? std::optional{user_->number} : std::nullopt; }
     /// What a program needs so that the server's user exists for it.
     std::vector<std::string> environment() const {
         return {"PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "LD_PRELOAD=" + library("libnss_wrapper.so", "libnss-wrapper"),
@@ -298,9 +296,9 @@ private:
         run_program(std::move(argv));
     }
     void give_away(const std::filesystem::path& file) const {
-        if (run_as_ && ::chown(file.c_str(), *run_as_, *run_as_) != 0) throw std::runtime_error("cannot chown " + file.string());
+        if (user_ && ::chown(file.c_str(), user_->number, user_->number) != 0) throw std::runtime_error("cannot chown " + file.string());
     }
-    unsigned user_number() const { return run_as_ ? *run_as_ : static_cast<unsigned>(::geteuid()); }
+    unsigned user_number() const { return user_ ? user_->number : static_cast<unsigned>(::geteuid()); }
 
     void make_home() {
         home_ = dir_ / "home";
@@ -309,7 +307,7 @@ private:
         write_file(dir_ / "log", "");
         give_away(dir_ / "log");
         const auto id = std::to_string(user_number());
-        const auto group = std::to_string(run_as_ ? *run_as_ : static_cast<unsigned>(::getegid()));
+        const auto group = std::to_string(user_ ? user_->number : static_cast<unsigned>(::getegid()));
         write_file(dir_ / "passwd", user() + ":x:" + id + ":" + group + "::" + home_.string() + ":/bin/sh\n");
         write_file(dir_ / "group", user() + ":x:" + group + ":\n");
         std::string hash = "*";
@@ -341,7 +339,7 @@ private:
     bool try_start() {
         const auto before = count_in_log("Server listening on ");
         spawn_options o;
-        o.run_as = run_as_;
+        o.run_as = run_as();
         o.env = environment();
         if (!options_.pam.empty()) {
             remove_pam_directories();  // of runs that were killed
@@ -425,7 +423,7 @@ private:
             std::error_code ec;
             const auto proc = std::filesystem::path{"/proc"} / std::to_string(p.pid);
             if (!ours && std::filesystem::read_symlink(proc / "cwd", ec) == home_) ours = true;
-            if (!ours && run_as_ && owner(proc) == *run_as_) ours = true;
+            if (!ours && user_ && owner(proc) == user_->number) ours = true;
             if (ours) found.push_back(p.pid);
         }
         return found;
@@ -459,7 +457,6 @@ private:
 
     options options_;
     const std::unique_ptr<reserved_user> user_;
-    std::optional<unsigned> run_as_;
     temp_dir dir_;
     std::filesystem::path home_;
     std::filesystem::path client_key_;

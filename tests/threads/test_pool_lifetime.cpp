@@ -13,10 +13,7 @@ using namespace sshpool::test;
 using answer = scripted_network::answer;
 
 TEST_CASE("shutdown refuses new callers, wakes those that wait, drains, then completes", "[lifetime]") {
-    pool_fixture f{with([](pool_params& p) {
-        p.leases_per_connection = 1;
-        p.max_connections_per_host = 1;
-    })};
+    pool_fixture f{one_at_a_time()};
     auto held = f.get(host("a"));
     auto waiting = f.get(host("a"));
     f.give_back(f.get(host("b")));

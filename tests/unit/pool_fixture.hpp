@@ -98,5 +98,12 @@ inline pool_params with(void (*change)(pool_params&)) {
     change(p);
     return p;
 }
+/// A host has one connection, and that one holder: whoever else comes waits.
+inline pool_params one_at_a_time() {
+    return with([](pool_params& p) {
+        p.leases_per_connection = 1;
+        p.max_connections_per_host = 1;
+    });
+}
 
 }  // namespace sshpool::test

@@ -97,10 +97,7 @@ TEST_CASE("a hundred callers of one host cause one handshake while one connectio
 }
 
 TEST_CASE("callers are served in the order in which they asked", "[pool]") {
-    pool_fixture f{with([](pool_params& p) {
-        p.leases_per_connection = 1;
-        p.max_connections_per_host = 1;
-    })};
+    pool_fixture f{one_at_a_time()};
     auto first = f.get(host("a"));
     std::vector<std::shared_ptr<pool_fixture::asked>> queue;
     for (int i = 0; i < 5; ++i) queue.push_back(f.get(host("a")));
@@ -277,10 +274,7 @@ TEST_CASE("a connection that died is not lent, even before the pool was told", "
 }
 
 TEST_CASE("callers keep their order when the connection that they wait for dies as it comes back", "[pool]") {
-    pool_fixture f{with([](pool_params& p) {
-        p.leases_per_connection = 1;
-        p.max_connections_per_host = 1;
-    })};
+    pool_fixture f{one_at_a_time()};
     auto holder = f.get(host("a"));
     std::vector<std::shared_ptr<pool_fixture::asked>> queue;
     for (int i = 0; i < 3; ++i) queue.push_back(f.get(host("a")));
@@ -304,10 +298,7 @@ TEST_CASE("callers keep their order when the connection that they wait for dies 
 }
 
 TEST_CASE("what was meant for a caller and is invalidated before it has it is not lent", "[pool]") {
-    pool_fixture f{with([](pool_params& p) {
-        p.leases_per_connection = 1;
-        p.max_connections_per_host = 1;
-    })};
+    pool_fixture f{one_at_a_time()};
     auto holder = f.get(host("a"));
     auto first = f.get(host("a"));
     auto second = f.get(host("a"));
@@ -326,10 +317,7 @@ TEST_CASE("what was meant for a caller and is invalidated before it has it is no
 }
 
 TEST_CASE("a caller that gives up while the connection meant for it dies gets its one answer", "[pool][cancel]") {
-    pool_fixture f{with([](pool_params& p) {
-        p.leases_per_connection = 1;
-        p.max_connections_per_host = 1;
-    })};
+    pool_fixture f{one_at_a_time()};
     auto holder = f.get(host("a"));
     asio::cancellation_signal stop;
     int answers = 0;

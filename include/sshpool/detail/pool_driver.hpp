@@ -17,6 +17,7 @@
 #include <asio/post.hpp>
 #include <asio/strand.hpp>
 
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <mutex>
