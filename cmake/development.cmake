@@ -28,10 +28,6 @@ if(SSHPOOL_SANITIZE)
     string(REPLACE ";" "," sanitizers "${SSHPOOL_SANITIZE}")
     target_compile_options(sshpool_development INTERFACE -fsanitize=${sanitizers} -fno-sanitize-recover=all -fno-omit-frame-pointer)
     target_link_options(sshpool_development INTERFACE -fsanitize=${sanitizers})
-    # Of what UndefinedBehaviorSanitizer looks at, these cost g++ a third of its time, and AddressSanitizer sees most of what they would.
-    if(sanitizers MATCHES "undefined")
-        target_compile_options(sshpool_development INTERFACE -fno-sanitize=null,vptr,object-size,alignment)
-    endif()
     # With sanitizers g++ 12 sees uninitialised variables in Asio's completion tokens that are none.
     if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
         target_compile_options(sshpool_development INTERFACE -Wno-maybe-uninitialized)

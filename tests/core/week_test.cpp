@@ -1,6 +1,7 @@
 // A week of a large fleet in a few seconds: whatever the core keeps must be as little at its end as after the first day.
 #include "core/core_world.hpp"
 #include "support/catch.hpp"
+#include "support/self.hpp"
 #include "support/wait.hpp"
 
 #include <algorithm>
@@ -14,24 +15,9 @@
 #include <utility>
 #include <vector>
 
-#if defined(__GLIBC__)
-#include <malloc.h>
-#endif
-
 using namespace core_test;
 
 namespace {
-
-/// What the process has allocated, as far as that can be known: a sanitizer's allocator does not tell.
-std::size_t allocated() {
-#if defined(__GLIBC__)
-    if (support::slowness > 1) return 0;
-    const auto m = ::mallinfo2();
-    return m.uordblks + m.hblkhd;
-#else
-    return 0;
-#endif
-}
 
 struct figures {
     std::size_t bytes = 0;
@@ -61,7 +47,7 @@ public:
         quiet_ = begin + 23h;
         run_until(begin + 24h);
         const auto s = core_.stats();
-        return {allocated(), s.pool_size, s.in_use, s.waiting, todo_.size()};
+        return {support::allocated_bytes(), s.pool_size, s.in_use, s.waiting, todo_.size()};
     }
     pool_stats stats() const { return core_.stats(); }
     std::size_t asked() const { return last_; }

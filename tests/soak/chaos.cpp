@@ -3,6 +3,7 @@
 
 #include "soak/fleet.hpp"
 #include "soak/options.hpp"
+#include "support/libssh2_leak.hpp"
 
 #include <algorithm>
 #include <array>

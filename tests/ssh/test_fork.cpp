@@ -21,6 +21,7 @@
 
 #include "ssh/pool_on_sshd.hpp"
 #include "support/forked.hpp"
+#include "support/sanitizers.hpp"
 #include "support/temp_dir.hpp"
 
 using namespace sshpool;
@@ -34,7 +35,7 @@ extern "C" int __lsan_is_turned_off() { return forked::is_child() ? 1 : 0; }
 
 namespace {
 
-#if defined(__SANITIZE_THREAD__)
+#ifdef SSHPOOL_TESTED_BY_THREAD_SANITIZER
 constexpr bool children_have_threads = false;  // ThreadSanitizer ends a child that starts one
 #else
 constexpr bool children_have_threads = true;

@@ -115,5 +115,6 @@ TEST_CASE("a program with this library has next to nothing in every thread's sta
         },
         &bytes);
     CHECK(bytes > 0);
-    CHECK(bytes < 1024);
+    constexpr std::size_t sanitizers_own = support::slowness > 1 ? 4096 : 0;  // clang links its sanitizers into the program
+    CHECK(bytes < 1024 + sanitizers_own);
 }

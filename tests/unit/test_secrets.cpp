@@ -1,5 +1,6 @@
 #include "support/catch.hpp"
 #include "support/process.hpp"
+#include "support/sanitizers.hpp"
 #include "support/temp_dir.hpp"
 
 #include <sshpool/credentials.hpp>
@@ -123,7 +124,7 @@ TEST_CASE("a secret's memory is zero when it is given back, however it moved or 
 }
 
 // ThreadSanitizer keeps several times the program's memory about it, to search which takes minutes and tells of nothing else.
-#ifndef __SANITIZE_THREAD__
+#ifndef SSHPOOL_TESTED_BY_THREAD_SANITIZER
 TEST_CASE("a password is nowhere in memory once the last credentials with it are gone") {
     const auto make = [] {
         detail::secret plain{"tr0ub4dor&"};
