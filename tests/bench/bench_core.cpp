@@ -115,22 +115,27 @@ void measure_entries(std::size_t operations, std::size_t connections) {
     const auto random_ns = best_of(random, lend);
     const auto plain_ns = best_of(random, [&](std::size_t i) { plain.lend(w.targets[i]); });
     // Sweeps of a pool nobody used yet, where the deadlines are what they say: with nothing due, then up to a thousand of all that are idle.
-    world idle{connections, sized(connections)};
-    constexpr std::size_t sweeps = 1000;
-    auto start = cpu_ns();
-    for (std::size_t i = 0; i < sweeps; ++i) idle.core.advance(idle.now, idle.out);
-    const auto nothing_due = ns_per(sweeps, start);
-    std::size_t closed = 0;
-    start = cpu_ns();
-    for (auto next = idle.core.next_deadline(); next && closed < std::min<std::size_t>(connections, 1000); next = idle.core.next_deadline()) {
-        idle.out.clear();
-        idle.core.advance(*next, idle.out);
-        for (const auto& a : idle.out) closed += std::holds_alternative<act::close>(a) ? 1U : 0U;
+    auto nothing_due = 1e300;
+    auto each_due = 1e300;
+    for (int round = 0; round < 5; ++round) {
+        world idle{connections, sized(connections)};
+        constexpr std::size_t sweeps = 1000;
+        auto start = cpu_ns();
+        for (std::size_t i = 0; i < sweeps; ++i) idle.core.advance(idle.now, idle.out);
+        nothing_due = std::min(nothing_due, ns_per(sweeps, start));
+        std::size_t closed = 0;
+        start = cpu_ns();
+        for (auto next = idle.core.next_deadline(); next && closed < std::min<std::size_t>(connections, 1000); next = idle.core.next_deadline()) {
+            idle.out.clear();
+            idle.core.advance(*next, idle.out);
+            for (const auto& a : idle.out) closed += std::holds_alternative<act::close>(a) ? 1U : 0U;
+        }
+        each_due = std::min(each_due, ns_per(closed, start));
     }
     std::printf(
         "{\"workload\": \"P2\", \"connections\": %zu, \"same_host_ns\": %.1f, \"random_host_ns\": %.1f, \"plain_map_and_list_random_ns\": %.1f, "
         "\"sweep_nothing_due_ns\": %.1f, \"sweep_ns_per_due\": %.1f}\n",
-        connections, same_ns, random_ns, plain_ns, nothing_due, ns_per(closed, start));
+        connections, same_ns, random_ns, plain_ns, nothing_due, each_due);
     std::fflush(stdout);
 }
 
