@@ -199,6 +199,27 @@ TEST_CASE("packets of a type that does not exist end the session", "[fault]") {
     CHECK(m.most_memory <= memory_bound(2));
 }
 
+// libssh2 takes 16 KiB of the stream at once: what it leaves there is gone from the session's own input.
+TEST_CASE("a few packets without a type hide neither a command's end nor the stream's", "[fault]") {
+    const int packets = GENERATE(3, 10, 100);
+    auto options = engine_in_memory::options();
+    options.spare_channels = 0;
+    engine_in_memory m{when_asked_to_run([=](ssh_server_in_memory& server, std::uint32_t channel) {
+                           server.say(ssh_packet(msg::channel_success, channel));
+                           server.say(ssh_packet(msg::channel_eof, channel));
+                           for (int i = 0; i < packets; ++i) server.say("");
+                           return true;
+                       }),
+                       options};
+    REQUIRE(m.become_ready());
+    const auto op = m.submit("flood");
+    m.run_until([&] { return m.is_lost(); }, std::size_t{1} << 20);
+    m.engine.end_of_input(m.now);
+    CHECK(m.is_lost());
+    CHECK(op->done);
+    never_told_a_status(*op);
+}
+
 TEST_CASE("a server that opens channels towards us gets none, and cannot make us keep its requests", "[fault]") {
     const auto kind = GENERATE("forwarded-tcpip", "x11", "auth-agent@openssh.com", "session", "tun@openssh.com");
     std::size_t confirmed = 0;

@@ -111,7 +111,8 @@ public:
         bool before_;
     };
 
-    /// Lets libssh2 sort all input into its queues, whatever channel it is for. Gives 0, or libssh2's error.
+    /// Lets libssh2 sort all input into its queues, whatever channel it is for. Gives 0, or libssh2's error; `left_over` then tells whether it stopped
+    /// before it had seen everything, of which up to 16 KiB may be in its own buffer already.
     ///
     /// `wait_eof` and not a read of length 0 where possible: such a read gives back the window of what was read before, without waiting for
     /// whoever has not finished with that yet.
@@ -131,6 +132,7 @@ public:
         }
         return 0;
     }
+    bool left_over() const noexcept { return !starved_; }
 
     // Output ----------------------------------------------------------------------------------------------------------------
 

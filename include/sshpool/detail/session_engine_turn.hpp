@@ -79,7 +79,7 @@ inline void session_engine::work(engine_time now) {
         LIBSSH2_CHANNEL* const channel = any_channel();
         if (channel != nullptr) rc = io_.pump(channel);
         // What the pump leaves would be kept and looked at for ever: only packets of no known type make it leave anything.
-        if (rc == 0 && channel != nullptr && io_.has_input())
+        if (rc == 0 && channel != nullptr && io_.left_over())
             return fail(trouble(errc::protocol_error, "connection", "sent packets of a type that does not exist"));
         // libssh2 would go on behind a packet whose check failed, with what it has of the stream already: a command whose output
         // was damaged on the way would seem to have ended well.
