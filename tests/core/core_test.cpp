@@ -417,6 +417,29 @@ TEST_CASE("A waiter of another identity may have a key's idle connection closed 
     CHECK(w.closed(1) == lines{"open 2 to root@a:22"});
 }
 
+TEST_CASE("A key's free place goes to its oldest waiter, whichever identity the place was freed by", "[core]") {
+    core_world w{with([](pool_params& p) { p.leases_per_connection = 1, p.max_connections_per_host = 1; })};
+    w.ask(1, host("root@a", "one"));
+    w.opened(1);
+    CHECK(w.ask(2, host("root@a", "two")).empty());
+    CHECK(w.ask(3, host("root@a", "one")).empty());
+    CHECK(w.lose(1) == lines{"close 1 (lost)"});
+    CHECK(w.closed(1) == lines{"open 2 to root@a:22"});
+    CHECK(w.opened(2) == lines{"grant 2 connection 2"});
+}
+
+TEST_CASE("A host that is kept warm does not take the place that a caller had made for itself", "[core]") {
+    core_world w{with([](pool_params& p) { p.max_connections_per_host = 2, p.connection_ttl = 40s, p.ttl_jitter = 0, p.health_check_interval = 0ms; })};
+    w.keep_warm({host("root@a", "one")});
+    w.opened(1, 10ms);
+    CHECK(w.pass(30s) == lines{"open 2 to root@a:22"});
+    w.opened(2, 10ms);
+    CHECK(w.ask(1, host("root@a", "two")) == lines{"close 1 (lru)"});
+    w.suspended(31s);  // the replacement is about to expire itself
+    CHECK(w.closed(1) == lines{"open 3 to root@a:22"});
+    CHECK(w.opened(3) == lines{"grant 1 connection 3"});
+}
+
 TEST_CASE("Shutdown answers the waiting, closes what is idle or connecting, drains the rest and says when it is done", "[core]") {
     core_world w;
     w.ask(1, a);

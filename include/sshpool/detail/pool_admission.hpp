@@ -5,7 +5,9 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <iterator>
 #include <optional>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -23,13 +25,13 @@ protected:
     void settle(instant now, actions& out) {
         do {
             while (!dirty_.empty() || !retry_.empty()) {
-                if (!dirty_.empty()) {
+                if (retry_comes_first()) {
+                    retry_next(now);
+                } else {
                     auto& d = next_dirty();
                     serve(d, now, out);
                     cover(d, now, out);
                     table_.drop_if_unused(d);
-                } else {
-                    retry_next(now);
                 }
             }
             if (nobody_waits_for_a_place()) {
@@ -105,9 +107,21 @@ private:
         }
     }
 
+    /// Whoever waits at a limit that was loosened comes before whoever is younger, wherever that one waits.
+    bool retry_comes_first() {
+        if (retry_.empty()) return false;
+        const auto id = [](const parking* p) {
+            const auto next = next_at(*p);
+            return next == p->doors.end() ? waiter_id{0} : next->first;
+        };
+        const auto first = std::min_element(retry_.begin(), retry_.end(), [&](const parking* a, const parking* b) { return id(a) < id(b); });
+        std::iter_swap(first, std::prev(retry_.end()));
+        return dirty_.empty() || id(retry_.back()) < dirty_.front()->dirty_as;
+    }
+    static std::set<std::pair<waiter_id, door*>>::const_iterator next_at(const parking& p) { return p.doors.lower_bound({p.tried + 1, nullptr}); }
     void retry_next(instant now) {
         auto& p = *retry_.back();
-        const auto next = p.doors.lower_bound({p.tried + 1, nullptr});
+        const auto next = next_at(p);
         if (!is_loose(p, now) || next == p.doors.end()) {
             retry_.pop_back();
             p.retrying = false;
