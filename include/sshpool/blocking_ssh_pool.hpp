@@ -167,7 +167,8 @@ private:
 /// `ssh_pool` alone.
 ///
 /// **Threads**: every member may be called from any thread. It owns its io_context and the threads that run it. Callbacks
-/// (`pool_params::on_event`, `command::on_output`) run on those threads and must not call the pool.
+/// (`pool_params::on_event`, `command::on_output`) run on those threads and must not call the pool,
+/// nor throw: nobody would catch it, and the program would end.
 /// **Lifetime**: leases may outlive it, and are then dead. Going away without `shutdown` cuts what runs.
 /// **fork()**: a child has none of the threads: there every call throws `errc::pool_closed`, shutting down and going away do nothing, and the connections
 /// stay the parent's. A child makes a pool of its own.

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstddef>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -80,7 +81,7 @@ public:
 
     /// Bytes for the command's standard input, followed by EOF. Without it the command sees EOF at once.
     command& input(std::string bytes) {
-        input_ = std::move(bytes);
+        input_ = bytes.empty() ? nullptr : std::make_shared<const std::string>(std::move(bytes));
         return *this;
     }
     /// An `env` request before the command; a server that refuses it (sshd's AcceptEnv) gives `errc::env_refused`. Throws `std::invalid_argument` for a name
@@ -129,7 +130,10 @@ public:
     }
 
     const std::string& line() const noexcept { return line_; }
-    const std::string& input() const noexcept { return input_; }
+    const std::string& input() const noexcept {
+        static const std::string none;
+        return input_ ? *input_ : none;
+    }
     const std::vector<std::pair<std::string, std::string>>& env() const noexcept { return env_; }
     std::optional<std::chrono::milliseconds> timeout() const noexcept { return timeout_; }
     std::optional<std::size_t> output_limit() const noexcept {
@@ -160,7 +164,7 @@ private:
     }
 
     std::string line_;
-    std::string input_;
+    std::shared_ptr<const std::string> input_;  ///< shared: a command that is tried again on another connection is copied
     std::vector<std::pair<std::string, std::string>> env_;
     std::optional<std::chrono::milliseconds> timeout_;
     std::optional<std::size_t> max_output_;

@@ -97,7 +97,8 @@ public:
         return host_key_policy{{detail::host_key_rule::trust_on_first_use, checked_file(file), {}}};
     }
 
-    /// Only keys with one of these fingerprints: "SHA256:…" as `ssh-keygen -l` prints it. Throws `std::invalid_argument` for anything else, and for none.
+    /// Only keys with one of these fingerprints: "SHA256:…" as `ssh-keygen -l` prints it. Of a server's keys the one is asked for that OpenSSH's client
+    /// would show: ED25519, else ECDSA, else RSA. Throws `std::invalid_argument` for anything else, and for none.
     template <class... S>
     requires(sizeof...(S) > 0 && (std::is_convertible_v<S, std::string_view> && ...)) static host_key_policy pinned(S&&... sha256) {
         std::vector<std::string> pins;

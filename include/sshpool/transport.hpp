@@ -30,6 +30,7 @@ struct open_request {
     std::chrono::milliseconds reap_grace{};
     std::optional<Transport> via;  ///< the open connection to the target's jump host, if it has one
     connection_observer observer;
+    std::size_t learned_leases = 0;  ///< what an earlier connection reported as its capacity; 0: nothing
 };
 
 /// How an open ended: `error.code` is empty on success.

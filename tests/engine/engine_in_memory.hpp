@@ -75,6 +75,7 @@ public:
             std::string said;
             engine.take_output(said);
             server.take(said);
+            engine.sending(0, now);
             moved = true;
         }
         server.say_more(most_at_once);

@@ -133,6 +133,7 @@ void before_the_login(std::string_view said) {
         m.engine.feed(said.substr(0, piece), m.now);
         std::string unread;
         m.engine.take_output(unread);
+        m.engine.sending(0, m.now);
         if (m.engine.stage() == session_stage::host_key) m.engine.trust_host_key(m.now);
         m.check();
     }

@@ -57,6 +57,16 @@ TEST_CASE("a revoked host key is refused by every pool, also on first use", "[ss
     }
 }
 
+TEST_CASE("the fingerprint that ssh shows can be pinned where the server has keys of all types", "[ssh][host keys]") {
+    support::sshd_server::options o;
+    o.host_key_types = {"rsa", "ecdsa", "ed25519"};
+    support::sshd_server server{o};
+    running_pool p;
+    const auto outcome = p.run(with(server, host_key_policy::pinned(server.fingerprint("ed25519"))), "true");
+    INFO(outcome.info.text);
+    CHECK_FALSE(outcome.ec);
+}
+
 TEST_CASE("a known_hosts file that another process has locked holds up nobody but those who must write to it", "[ssh][host keys]") {
     support::sshd_server server;
     const support::temp_dir dir;

@@ -8,6 +8,8 @@
 
 #include <libssh2.h>
 
+#include <algorithm>
+#include <cstddef>
 #include <cstring>
 #include <optional>
 #include <span>
@@ -31,7 +33,13 @@ public:
     static constexpr std::size_t most_agent_keys = 5;  // of sshd's MaxAuthTries, which is 6
 
     login(memory_session& session, std::string user, std::vector<login_method> methods)
-        : session_(session), user_(std::move(user)), methods_(std::move(methods)) {}
+        : session_(session), user_(std::move(user)), methods_(std::move(methods)) {
+        const auto is_password = [](const login_method& m) { return std::holds_alternative<login_password>(m); };
+        // It may be in any packet that waits when the questions begin, so from the first one on.
+        if (libssh2_version(0x010b00) == nullptr && std::any_of(methods_.begin(), methods_.end(), is_password)) session_.pad(longest_question);
+    }
+    /// A server's question may name lengths that libssh2 1.10 believes: it then allocates so much, at the most, and copies it from behind the packet's end.
+    static constexpr std::size_t longest_question = std::size_t{128} << 10;
     login(const login&) = delete;
     login& operator=(const login&) = delete;
 
@@ -285,8 +293,7 @@ private:
             way_ = way::interactive;
             answered_ = false;
             unanswered_.clear();
-            // A server's question may name lengths that libssh2 1.10 believes: no block larger than the largest packet.
-            session_.allow_memory(session_.memory_used() + (std::size_t{128} << 10));
+            session_.allow_memory(session_.memory_used() + longest_question);
         }
         answer_ = method.text.get();
         login_of_callback_ = this;

@@ -175,6 +175,9 @@ public:
     // Memory ----------------------------------------------------------------------------------------------------------------
 
     void allow_memory(std::size_t bytes) noexcept { memory_limit_ = bytes; }
+    /// From now on every block has so much room behind it that nobody uses; there may be `most_padded_blocks` of them.
+    void pad(std::size_t bytes) noexcept { padding_ = bytes; }
+    static constexpr std::size_t most_padded_blocks = 1024;
     bool out_of_memory() const noexcept { return out_of_memory_; }
     std::size_t memory_used() const noexcept { return memory_used_; }
 
@@ -183,13 +186,14 @@ public:
 
     /// For what libssh2 will free: signatures and answers.
     void* allocate(std::size_t bytes) noexcept {
-        if (bytes > memory_limit_ || memory_used_ > memory_limit_ - bytes || blocks_used_ >= most_blocks) {
+        if (bytes > memory_limit_ || memory_used_ > memory_limit_ - bytes || blocks_used_ >= (padding_ == 0 ? most_blocks : most_padded_blocks)) {
             out_of_memory_ = true;
             return nullptr;
         }
         // Zeroed: libssh2 reads some of what a server said it would send and did not (the name of an exit signal).
-        void* const room = std::calloc(1, bytes + header);
+        void* const room = padding_ == 0 ? std::calloc(1, bytes + header) : std::malloc(bytes + header + padding_);
         if (room == nullptr) return nullptr;
+        if (padding_ != 0) std::memset(room, 0, bytes + header);
         auto* const b = new (room) block{&blocks_, blocks_.next, bytes};
         b->next->previous = b;
         blocks_.next = b;
@@ -307,6 +311,7 @@ private:
     std::size_t memory_used_ = 0;
     std::size_t blocks_used_ = 0;
     std::size_t memory_limit_ = base_memory;
+    std::size_t padding_ = 0;
     const void* awaited_ = nullptr;
     std::function<void()> when_given_back_;
     bool gate_ = false;

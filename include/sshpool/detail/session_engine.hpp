@@ -31,6 +31,7 @@ struct engine_options {
     std::vector<login_method> methods;
     std::string host_key_types;  // in the order wanted; empty: libssh2's own
     std::size_t spare_channels = 1;
+    std::size_t learned_leases = 0;  // what an earlier session's take_capacity said; 0: nothing
     std::chrono::milliseconds reap_grace{2000};
     std::uint32_t window = 512U << 10U;
 };
@@ -72,6 +73,7 @@ public:
                 "hmac-md5,hmac-md5-96,hmac-ripemd160,hmac-ripemd160@openssh.com");
 #endif
         io_.prefer(LIBSSH2_METHOD_HOSTKEY, options_.host_key_types);
+        if (options_.learned_leases != 0) limit_ = options_.learned_leases + 1;  // see capacity()
         io_.allow(greeting_allowance);
     }
     session_engine(const session_engine&) = delete;
@@ -106,10 +108,14 @@ public:
         in_flight_ = bytes;
         if (was_high && unsent() <= high_water && stage_ == session_stage::ready) turn(now);
     }
-    void take_output(std::string& buffer) noexcept { io_.take_output(buffer); }
+    void take_output(std::string& buffer) noexcept {
+        io_.take_output(buffer);
+        in_flight_ = buffer.size();
+    }
     bool has_output() const noexcept { return io_.has_output(); }
 
     void advance(engine_time now) {
+        last_turn_ = now;
         while (stage_ != session_stage::lost && !deadlines_.empty() && deadlines_.begin()->first <= now) {
             engine_op* const op = deadlines_.begin()->second;
             deadlines_.erase(deadlines_.begin());
@@ -212,7 +218,7 @@ public:
         for (auto& op : pending) {
             if (!op->answered_) {
                 op->lost(*this, failure_);
-                answer(*op, op->submitted_at_);
+                answer(*op, last_turn_);
             }
             op->channel_ = nullptr;
         }
@@ -296,7 +302,9 @@ private:
     void open_refused(engine_time now);
     void own_refused(engine_time now);
     void leave_open_behind(engine_time now);
-    void turn_away(engine_time now);
+    void turn_away(std::list<std::shared_ptr<engine_op>>& waiting, const char* why, engine_time now);
+    void taint();
+    bool only_the_dead_have_channels() const noexcept;
     void give_channel(std::shared_ptr<engine_op> op, LIBSSH2_CHANNEL* channel, bool fresh, engine_time now);
     void drop_channel(zombie dropped, engine_time now);
     void channel_gone(bool is_own, engine_time now);
@@ -352,6 +360,7 @@ private:
     std::optional<std::size_t> limit_;
     std::optional<std::size_t> capacity_news_;
     std::size_t in_flight_ = 0;
+    engine_time last_turn_{};
     bool tainted_ = false;
     bool in_turn_ = false;
     bool heard_reply_ = false;

@@ -27,6 +27,7 @@ private:
 
 inline void session_engine::turn(engine_time now) {
     in_turn_ = true;
+    last_turn_ = now;
     if (stage_ == session_stage::greeting || stage_ == session_stage::login || stage_ == session_stage::first_channel) set_up(now);
     if (stage_ == session_stage::ready && !broken_) work(now);
     io_.keep_rest();
@@ -59,6 +60,7 @@ inline void session_engine::set_up(engine_time now) {
         if (how != login_progress::accepted) return fail(describe_login_failure(how));
         io_.allow(UINT64_MAX);
         io_.allow_memory(memory_session::base_memory);
+        io_.pad(0);
         io_.stop_wiping();
         if (limit_) capacity_news_ = capacity();
         if (options_.spare_channels == 0) {
@@ -114,7 +116,11 @@ inline void session_engine::pass(engine_time now) {
     while (!broken_ && hand_out_spares(now)) step_active(now);  // a probe may have given one back
     if (broken_) return;
     if (may_open()) open_next(now);
-    if (open_left_behind_) turn_away(now);
+    if (open_left_behind_) {
+        turn_away(waiting_, "it did not answer the last request for one", now);
+        turn_away(waiting_own_, "it did not answer the last request for one", now);
+        taint();
+    }
     check_zombies(now);
 }
 
@@ -304,19 +310,23 @@ inline void session_engine::leave_open_behind(engine_time now) {
     }
 }
 
-/// No channel will come any more for what waits for one.
-inline void session_engine::turn_away(engine_time now) {
-    const auto cause = trouble(errc::connection_lost, "channel", "opens no more channels on this connection: it did not answer the last request for one");
-    for (auto* const waiting : {&waiting_, &waiting_own_}) {
-        for (const auto& op : std::exchange(*waiting, {})) {
-            if (op->answered_) continue;
-            op->lost(*this, cause);
-            answer(*op, now);
-        }
+/// No channel will come any more, or none can be said to, for what waits for one.
+inline void session_engine::turn_away(std::list<std::shared_ptr<engine_op>>& waiting, const char* why, engine_time now) {
+    if (waiting.empty()) return;
+    const auto cause = trouble(errc::connection_lost, "channel", std::string{"opens no more channels on this connection: "} + why);
+    for (const auto& op : std::exchange(waiting, {})) {
+        if (op->answered_) continue;
+        op->lost(*this, cause);
+        answer(*op, now);
     }
-    if (tainted_) return;
-    tainted_ = true;
+}
+inline void session_engine::taint() {
+    if (std::exchange(tainted_, true)) return;
     capacity_news_ = 0;
+}
+inline bool session_engine::only_the_dead_have_channels() const noexcept {
+    return !opening_ && spares_.empty() &&
+           std::none_of(active_.begin(), active_.end(), [](const auto& op) { return !op->answered_ && op->wants() == nullptr; });
 }
 
 /// Refused while others are open: the server is full. What it had open at once before, it will allow again.
@@ -369,14 +379,17 @@ inline engine_time session_engine::may_open_at() const noexcept {
 inline void session_engine::check_zombies(engine_time now) {
     freed_.erase(freed_.begin(), std::find_if(freed_.begin(), freed_.end(), [now](engine_time at) { return at + slot_pause > now; }));
     if (!limit_ && freed_.size() > most_channels) freed_.erase(freed_.begin(), freed_.end() - most_channels);
-    if (tainted_) return;
+    if (tainted_) {
+        if (at_limit() && only_the_dead_have_channels()) turn_away(waiting_, "commands that do not end hold as many as the server allows", now);
+        return;
+    }
     std::size_t dead = 0;
     for (const auto& z : zombies_) dead += z.is_own ? 0 : 1;
     for (const auto& op : active_) dead += op->answered_ && !op->is_probe_ && op->wants() == nullptr ? 1 : 0;
     constexpr std::size_t usual_limit = 10;  // sshd's MaxSessions
     if (oldest_zombie_due() > now && dead * 2 <= limit_.value_or(usual_limit)) return;
-    tainted_ = true;
-    capacity_news_ = 0;
+    taint();
+    check_zombies(now);
 }
 
 inline engine_time session_engine::oldest_zombie_due() const noexcept {

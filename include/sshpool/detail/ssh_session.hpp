@@ -46,6 +46,7 @@ public:
         sshpool::target to;
         std::chrono::milliseconds timeout{};
         std::size_t spare_channels = 1;
+        std::size_t learned_leases = 0;
         std::chrono::milliseconds reap_grace{};
         connection_observer observer;
         stream_connect_factory way;  // none: over TCP
@@ -184,6 +185,7 @@ private:
     void begin_run(std::shared_ptr<session_op> op, std::chrono::milliseconds timeout);
 
     void wait_readable();
+    void wait_writable();
     void on_readable();
     void flush();
     void settle();
@@ -214,6 +216,7 @@ private:
     std::chrono::milliseconds timeout_{};
     std::chrono::milliseconds reap_grace_{};
     std::size_t spare_channels_ = 0;
+    std::size_t learned_leases_ = 0;
     clock::time_point started_{};
     clock::time_point phase_started_{};
     clock::time_point deadline_ = clock::time_point::max();  // of connecting, or of the goodbye

@@ -20,6 +20,7 @@ inline void ssh_session::begin(open_parts parts, opened_handler done) {
     started_ = clock::now();
     deadline_ = started_ + parts.timeout;
     spare_channels_ = parts.spare_channels;
+    learned_leases_ = parts.learned_leases;
     reap_grace_ = parts.reap_grace;
     timeout_ = parts.timeout;
     const auto connected = [self = shared_from_this()](stream_connect::result r) { self->connected(std::move(r)); };
@@ -43,17 +44,15 @@ inline void ssh_session::connected(stream_connect::result r) {
     o.user = to_->user();
     o.methods = login_methods(to_->login());
     o.spare_channels = spare_channels_;
+    o.learned_leases = learned_leases_;
     o.reap_grace = reap_grace_;
-    // Types that are not known come last, not never: a host that has lost a key must show as a changed one.
-    const auto known = preferred_key_types(to_->host_keys(), to_->host(), to_->port());
-    if (!known.empty()) {
-        auto types = known;
-        for (const char* type :
-             {"ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521", "rsa-sha2-512", "rsa-sha2-256", "ssh-rsa"}) {
-            if (std::find(types.begin(), types.end(), type) == types.end()) types.emplace_back(type);
-        }
-        for (const auto& type : types) o.host_key_types += (o.host_key_types.empty() ? "" : ",") + type;
+    // Types that are not known come last, not never: a host that has lost a key must show as a changed one. In OpenSSH's order, or the fingerprint that
+    // `ssh` shows would not be the one that is checked here: libssh2 by itself asks for ECDSA first.
+    auto types = preferred_key_types(to_->host_keys(), to_->host(), to_->port());
+    for (const char* type : {"ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521", "rsa-sha2-512", "rsa-sha2-256", "ssh-rsa"}) {
+        if (std::find(types.begin(), types.end(), type) == types.end()) types.emplace_back(type);
     }
+    for (const auto& type : types) o.host_key_types += (o.host_key_types.empty() ? "" : ",") + type;
     engine_.emplace(std::move(o));
     engine_->start(clock::now());
     settle();
@@ -95,23 +94,18 @@ inline void ssh_session::on_readable() {
 }
 
 inline void ssh_session::flush() {
-    while (io_->stream && !writing_) {
+    constexpr int writes_at_once = 4;  // other work on the strand, and other sessions on the thread, go on in between
+    for (int i = 0; io_->stream && !writing_; ++i) {
         if (outgoing_sent_ == outgoing_.size()) {
             outgoing_.clear();
             outgoing_sent_ = 0;
             engine_->take_output(outgoing_);
             if (outgoing_.empty()) break;
         }
+        if (i == writes_at_once) return wait_writable();
         std::error_code ec;
         const auto n = io_->stream->write_some(std::string_view{outgoing_}.substr(outgoing_sent_), ec);
-        if (ec == asio::error::would_block || ec == asio::error::try_again) {
-            writing_ = true;
-            io_->stream->wait_writable([self = shared_from_this()](std::error_code error) {
-                self->writing_ = false;
-                if (!error) self->settle();
-            });
-            return;
-        }
+        if (ec == asio::error::would_block || ec == asio::error::try_again) return wait_writable();
         if (ec && ec != asio::error::interrupted) {  // why, the reading side will tell
             outgoing_.clear();
             outgoing_sent_ = 0;
@@ -123,6 +117,14 @@ inline void ssh_session::flush() {
     }
     constexpr std::size_t kept_room = 1024;  // of an idle session: more than a command's requests take
     if (outgoing_.empty() && outgoing_.capacity() > kept_room) std::string{}.swap(outgoing_);
+}
+
+inline void ssh_session::wait_writable() {
+    writing_ = true;
+    io_->stream->wait_writable([self = shared_from_this()](std::error_code error) {
+        self->writing_ = false;
+        if (!error) self->settle();
+    });
 }
 
 /// After every call of the engine: carries out what it has decided.
