@@ -147,7 +147,8 @@ public:
     }
 
     /// Ends every connection of `key` ("user@host:port"): idle ones now, leased ones when given back. None of them is lent again,
-    /// from the moment this returns. Callers that wait get a new connection.
+    /// from the moment this returns. Callers that wait get a new connection. What was learned of `key` is forgotten: that connects or logins failed, and
+    /// how many channels its server allows.
     void invalidate(std::string_view key) {
         driver_->step_now([&](auto& core, detail::instant at, detail::actions& out) { core.invalidate(at, key, out); });
     }

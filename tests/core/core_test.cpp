@@ -240,6 +240,32 @@ TEST_CASE("A connection that was silent for too long is probed before it is lent
     CHECK(w.opened(2) == lines{"grant 4 connection 2"});
 }
 
+TEST_CASE("A health check that fails takes nothing from those who use the connection", "[core]") {
+    core_world w{with([](pool_params& p) { p.idle_timeout = 0ms; })};
+    w.ask(1, a);
+    w.opened(1);
+    w.pass(31s);
+    CHECK(w.ask(2, a) == lines{"probe 1"});
+    w.pass(5s);
+    CHECK(w.probed(1, false) == lines{"open 2 to root@a:22"});
+    CHECK(w.core.stats().health_check_failures == 1);
+    CHECK(w.events(event_kind::draining).size() == 1);
+    CHECK(w.opened(2) == lines{"grant 2 connection 2"});
+    CHECK(w.ask(3, a) == lines{"grant 3 connection 2"});  // never lent again
+    CHECK(w.give_back(1) == lines{"close 1 (unhealthy)"});
+}
+
+TEST_CASE("A server that speaks while its health check runs out of time lives", "[core]") {
+    core_world w{with([](pool_params& p) { p.idle_timeout = 0ms; })};
+    w.ask(1, a);
+    w.opened(1);
+    w.pass(31s);
+    CHECK(w.ask(2, a) == lines{"probe 1"});
+    w.pass(5s);
+    CHECK(w.probed(1, false, w.now - 1s) == lines{"grant 2 connection 1"});
+    CHECK(w.core.stats().health_check_failures == 0);
+}
+
 TEST_CASE("A connection past its TTL is lent no more and closes when its last lease returns", "[core]") {
     core_world w{with([](pool_params& p) { p.ttl_jitter = 0, p.connection_ttl = 10s; })};
     w.ask(1, a);
@@ -394,6 +420,44 @@ TEST_CASE("The server's own limit bounds the leases, and a tainted connection dr
     CHECK(w.give_back(2).empty());
     CHECK(w.give_back(3) == lines{"close 1 (discarded)"});
     CHECK(w.closed(1) == lines{"open 2 to root@a:22"});
+}
+
+TEST_CASE("The server's own limit is remembered for the connections that follow, until the key is invalidated", "[core]") {
+    core_world w{with([](pool_params& p) { p.max_connections_per_host = 1; })};
+    w.ask(1, a);
+    w.opened(1);
+    w.capacity(1, 2);
+    w.give_back(1);
+    w.lose(1);
+    w.closed(1);
+    w.ask(2, a);
+    w.ask(3, a);
+    w.ask(4, a);
+    CHECK(w.opened(2) == lines{"grant 2 connection 2", "grant 3 connection 2"});
+    CHECK(w.events(event_kind::limit_learned).empty());
+    w.give_back(2);
+    w.give_back(3);
+    w.give_back(4);
+    CHECK(w.invalidate("root@a:22") == lines{"close 2 (invalidated)"});
+    w.closed(2);
+    w.ask(5, a);
+    w.ask(6, a);
+    w.ask(7, a);
+    CHECK(w.opened(3) == lines{"grant 5 connection 3", "grant 6 connection 3", "grant 7 connection 3"});
+}
+
+TEST_CASE("An invalidation reaches also what was retired before, and what is thrown away after use", "[core]") {
+    core_world w{with([](pool_params& p) { p.max_connections = 1, p.max_unpooled = 1, p.when_full = full_policy::open_unpooled; })};
+    w.ask(1, a);
+    w.opened(1);
+    w.ask(2, b);
+    CHECK(w.opened(2) == lines{"grant 2 connection 2"});
+    CHECK_FALSE(w.core.table().is_unfit(1));
+    CHECK_FALSE(w.core.table().is_unfit(2));
+    w.discard(1);
+    CHECK(w.core.table().is_unfit(1));
+    w.invalidate("root@b:22");
+    CHECK(w.core.table().is_unfit(2));
 }
 
 TEST_CASE("Handshakes are limited per host and in total, and the oldest goes on first", "[core]") {

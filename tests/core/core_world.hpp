@@ -47,9 +47,10 @@ public:
     lines lose(connection_id id) {
         return did([&](actions& out) { core.lost(now, id, {make_error(errc::connection_lost), "", "command", "reset"}, out); });
     }
-    lines probed(connection_id id, bool lives = true) {
+    /// `heard`: when the server last sent anything; by default long ago.
+    lines probed(connection_id id, bool lives = true, instant heard = {}) {
         return did([&](actions& out) {
-            core.probed(now, id, lives ? error_info{} : error_info{make_error(errc::connection_lost), "", "probe", "silent"}, now, out);
+            core.probed(now, id, lives ? error_info{} : error_info{make_error(errc::connection_lost), "", "probe", "silent"}, heard, out);
         });
     }
     lines capacity(connection_id id, std::size_t leases_allowed) {

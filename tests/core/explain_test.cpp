@@ -310,6 +310,20 @@ TEST_CASE("explain: a limit that the server taught, and sshd's name for it", "[c
               "  pool 1/50 (1 in use, 0 connecting), 1 waiting\n");
 }
 
+TEST_CASE("explain: a limit that the server taught is told also while nothing is connected", "[core][explain]") {
+    world w{params([](pool_params&) {})};
+    w.asks(1, a);
+    w.opened(1);
+    w.capacity(1, 3);
+    w.give_back(1);
+    w.lose(1);
+    w.closed(1);
+    const auto text = w.explain();
+    INFO(text);
+    CHECK(text.find("root@a:22: not connected") == 0);
+    CHECK(text.find("  the server allows a connection 3 leases at once\n    see its sshd_config: MaxSessions\n") != std::string::npos);
+}
+
 TEST_CASE("explain: a lease that is held for too long, with the place that asked for it", "[core][explain]") {
     world w{params([](pool_params& p) { p.max_lease_time = 60s, p.connection_ttl = 0ms; })};
     const auto line = w.asks(1, a);

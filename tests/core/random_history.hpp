@@ -164,6 +164,7 @@ private:
                             ref_.retire(*c);
                         } else if (!c->retired && !c->unpooled) {
                             c->capacity = std::min(n, p.leases_per_connection);
+                            ref_.learned[c->to.key()] = n;
                         }
                         core_.capacity(now_, id, n, out);
                     });
@@ -228,7 +229,8 @@ private:
             return event("opened " + std::to_string(id) + " in " + in_seconds(phases.total()), [&](actions& out) {
                 c->state = conn::open;
                 c->answered = true;
-                c->capacity = ref_.params.leases_per_connection;
+                const auto learned = ref_.learned.find(c->to.key());
+                c->capacity = std::min(ref_.params.leases_per_connection, learned == ref_.learned.end() ? SIZE_MAX : learned->second);
                 c->created = c->heard = c->idle_since = now_;
                 c->took = phases.total();
                 ref_.used(*c);
@@ -295,14 +297,16 @@ private:
         auto* c = some([](const conn& one) { return one.probing; });
         if (c == nullptr) return;
         const auto id = c->id;
-        const bool lives = !one_in(4);
+        const bool answered = !one_in(4);
+        const auto heard = now_ - ms(0, 30);
+        const bool lives = answered || heard > c->probed_at;
         event(std::string{"probed "} + std::to_string(id) + (lives ? " lives" : " dead"), [&](actions& out) {
             c->probing = false;
             if (lives) c->heard = now_;
             if (lives) c->suspect = false;
             if (!lives) ++ref_.probe_failures;
             if (!lives) c->retired = true;
-            core_.probed(now_, id, lives ? error_info{} : error_info{make_error(errc::connection_lost), c->to.key(), "probe", "silent"}, now_ - ms(0, 30), out);
+            core_.probed(now_, id, answered ? error_info{} : error_info{make_error(errc::connection_lost), c->to.key(), "probe", "silent"}, heard, out);
         });
     }
     void lose(conn& c) {
@@ -354,7 +358,10 @@ private:
                       if (c.state != conn::gone && hit(c)) ids.push_back(c.id);
                   }
                   for (const auto id : ids) ref_.retire_with_dependents(id);
-                  if (which < 5) ref_.trouble.forget(to.key());
+                  if (which < 5) {
+                      ref_.trouble.forget(to.key());
+                      ref_.learned.erase(to.key());
+                  }
                   if (which == 9) ref_.trouble.setbacks.clear();
                   if (which < 5) {
                       core_.invalidate(now_, to.key(), out);

@@ -33,6 +33,7 @@ struct seen_connection {
     instant started{};
     std::map<lease_id, instant> leases{};
     std::set<lease_id> long_leases{};  // that were told of
+    instant probed_at{};
     std::size_t capacity = 0;
     std::uint64_t uses = 0;
     instant created{}, took{}, heard{}, idle_since{}, expires = instant::max();
@@ -62,8 +63,9 @@ public:
     std::map<std::string, target> warm;        // kept connected
     std::map<std::string, instant> last_gone;  // a connection of the key closed
     std::uint64_t backed_off = 0, busy_retries = 0, long_leases = 0;
-    std::vector<seen_connection> connections;  // all that ever were
-    std::vector<seen_waiter> waiters;          // all that ever asked
+    std::vector<seen_connection> connections;    // all that ever were
+    std::map<std::string, std::size_t> learned;  // by key: leases that its server allows a connection
+    std::vector<seen_waiter> waiters;            // all that ever asked
     instant now{};
     bool closed = false, forced = false;
     int drained = 0;
@@ -242,11 +244,12 @@ public:
         if (c == nullptr || c->state != seen_connection::open || c->probing || c->retired) return blame("probes what it should not");
         if (fresh(*c)) blame("probes a connection that was heard a moment ago");
         c->probing = true;
+        c->probed_at = now;
     }
     void on(const act::close& a) {
         auto* c = find(a.connection);
         if (c == nullptr || c->state == seen_connection::closing) return blame("closes a connection twice");
-        const bool cut = a.reason == close_reason::lost || a.reason == close_reason::unhealthy || (a.reason == close_reason::shutdown && forced);
+        const bool cut = a.reason == close_reason::lost || (a.reason == close_reason::shutdown && forced);
         if (!cut && !c->leases.empty()) blame("closes a connection under its holders");
         if (!cut && c->state == seen_connection::open && pins(*c) > 0) blame("closes a connection that others run through");
         if (a.reason == close_reason::lru && !c->retired && params.when_full != full_policy::fail && now - c->idle_since < c->took && draining_allowed_ == 0)

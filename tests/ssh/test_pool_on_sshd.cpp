@@ -57,6 +57,35 @@ TEST_CASE("MaxSessions of 1, 2 and 4 is learned: callers wait, none gets an erro
     }
 }
 
+TEST_CASE("a MaxSessions that was learned is known to the connections that follow", "[ssh][pool]") {
+    support::sshd_server sshd{{"MaxSessions 3"}};
+    pool_params params;
+    params.max_connections_per_host = 1;
+    running_pool p{params};
+    const auto twelve_at_once = [&] {
+        std::vector<std::future<running_pool::run_outcome>> all;
+        for (int i = 0; i < 12; ++i) all.push_back(p.start(to(sshd), "sleep 0.05"));
+        for (auto& one : all) CHECK_FALSE(running_pool::finish(std::move(one)).ec);
+    };
+    const auto refusals = [&] {
+        const auto log = sshd.log();
+        std::size_t n = 0;
+        for (auto at = log.find("no more sessions"); at != std::string::npos; at = log.find("no more sessions", at + 1)) ++n;
+        return n;
+    };
+    twelve_at_once();
+    const auto learning = refusals();
+    CHECK(learning > 0);
+    p.pool.close_all();
+    REQUIRE(support::wait_until([&] { return p.pool.get_stats().pool_size == 0; }));
+    const auto text = p.pool.explain(to(sshd).key());
+    INFO(text);
+    CHECK(text.find("the server allows a connection 2 leases at once") != std::string::npos);
+    twelve_at_once();
+    CHECK(sshd.accepted_logins() == 2);
+    CHECK(refusals() == learning);
+}
+
 TEST_CASE("more hosts than max_connections: every command runs, connections are not made for each command", "[ssh][pool]") {
     support::sshd_server::options o;
     o.addresses.clear();

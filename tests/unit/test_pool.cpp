@@ -159,6 +159,39 @@ TEST_CASE("the factory's exception is a failed connect, not a crash", "[pool]") 
     CHECK(info.text.find("no descriptor left") != std::string::npos);
 }
 
+template <class T>
+struct allocator_out_of_memory {
+    using value_type = T;
+    explicit allocator_out_of_memory(const bool& is) : empty(&is) {}
+    template <class U>
+    allocator_out_of_memory(const allocator_out_of_memory<U>& other) : empty(other.empty) {}
+    T* allocate(std::size_t n) const {
+        if (*empty) throw std::bad_alloc();
+        return std::allocator<T>{}.allocate(n);
+    }
+    void deallocate(T* p, std::size_t n) const { std::allocator<T>{}.deallocate(p, n); }
+    bool operator==(const allocator_out_of_memory&) const = default;
+    const bool* empty;
+};
+
+TEST_CASE("a caller that cannot be answered keeps nobody else from their answer", "[pool]") {
+    pool_fixture f;
+    f.network->opens = answer::when_told;
+    bool empty = false;
+    f.pool->async_get_connection(
+        host("a"), asio::bind_executor(f.io.get_executor(), asio::bind_allocator(allocator_out_of_memory<int>{empty}, [](std::error_code, auto) {})));
+    const auto second = f.get(host("a"));
+    const auto third = f.get(host("b"));
+    empty = true;
+    f.pool->async_shutdown(0s, [](std::error_code) {});
+    CHECK_THROWS_AS(f.settle(), std::bad_alloc);
+    f.settle();
+    CHECK(second->ec == errc::pool_closed);
+    CHECK(third->ec == errc::pool_closed);
+    CHECK(f.network->live() == 0);
+    CHECK(f.pool->get_stats().pool_size == 0);
+}
+
 TEST_CASE("every kind of completion token works, and completes on the handler's executor", "[pool]") {
     pool_fixture f;
     SECTION("callback with an executor of its own") {

@@ -38,6 +38,7 @@ public:
         const auto it = waiters_.find(id);
         return it == waiters_.end() ? nullptr : &it->second;
     }
+    bool is_waiting(waiter_id id) const { return waiters_.contains(id); }
     door* find_door(const target& t) {
         const auto it = doors_.find(t);
         return it == doors_.end() ? nullptr : &it->second;
@@ -151,9 +152,10 @@ public:
         const auto at = doors_.find(to);
         return at != doors_.end() && at->second.usable > 0 && at->second.waiters.empty();
     }
-    bool is_invalidated(connection_id id) const {
+    /// It was invalidated, or found unfit: not to be lent even to whom it was granted to already.
+    bool is_unfit(connection_id id) const {
         const auto* c = find(id);
-        return c != nullptr && c->retired == close_reason::invalidated;
+        return c != nullptr && (c->invalidated || (c->retired == close_reason::discarded && !c->unpooled));
     }
     std::vector<std::string> warm_keys() const {
         std::vector<std::string> keys;

@@ -31,6 +31,7 @@ struct open {
     connection_id connection;
     target to;
     connection_id via;
+    std::size_t learned_leases = 0;  // what an earlier connection learned that one can carry; 0: nothing
     friend bool operator==(const open&, const open&) = default;
 };
 /// Lend: `waiter` gets the lease, answered by `released`.

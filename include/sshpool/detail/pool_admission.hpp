@@ -49,7 +49,7 @@ protected:
             if (c->is_expired(now)) {
                 retire(*c, close_reason::ttl, now, out);
             } else if (!c->is_healthy(now, params_.health_check_interval)) {
-                start_probe(*c, out);
+                start_probe(*c, now, out);
             } else {
                 return c;
             }
@@ -79,6 +79,17 @@ protected:
         out.emplace_back(act::fail{id, std::move(why)});
     }
 
+    void tell_long_leases(pooled_connection& c, instant now, actions& out) {
+        for (auto& slot : c.slots) {
+            if (slot.lease == 0 || slot.told || now < slot.since + instant{params_.max_lease_time}) continue;
+            slot.told = true;
+            for (auto* counters : {&totals_, &c.key->counters}) ++counters->long_leases;
+            auto event = event_of(event_kind::lease_too_long, c);
+            event.where = slot.where;
+            event.duration = now - slot.since;
+            announce(out, std::move(event));
+        }
+    }
     error_info exhausted(const waiter& w) const {
         return {make_error(errc::pool_exhausted), w.home->key->name, "waiting",
                 "no connection to " + w.home->key->name + " is free and the pool is full: " + std::to_string(size_) + "/" +

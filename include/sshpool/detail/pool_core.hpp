@@ -123,23 +123,28 @@ public:
         conclude(now, out);
     }
 
-    /// The answer to a probe; an empty code: it lives.
+    /// The answer to a probe; an empty code: it lives, as it does when anything was heard since the probe began. What others still use is lent no more, and is
+    /// not taken from them: a network that stood still for some seconds may go on, and what is dead is lost soon enough.
     void probed(instant now, connection_id id, const error_info& result, instant heard, actions& out) {
         advance(now, out);
         auto* c = table_.find(id);
         if (c == nullptr || !c->probing) return;
         stop_probe(*c);
-        if (result) {
+        if (result && heard <= c->probed_at) {
             for (auto* counters : {&totals_, &c->key->counters}) ++counters->health_check_failures;
             c->key->failures.add(result, now);
             auto event = event_of(event_kind::probe_failed, *c);
             event.error = result;
             announce(out, std::move(event));
-            close(*c, close_reason::unhealthy, result, now, out);
+            if (c->unneeded()) {
+                close(*c, close_reason::unhealthy, result, now, out);
+            } else {
+                retire(*c, close_reason::unhealthy, now, out);
+            }
         } else {
             heard_something(now, now, out);
             c->suspect = false;
-            c->heard = std::max({c->heard, std::min(heard, now), now});  // the answer itself was heard
+            c->heard = now;
             if (c->lendable()) c->home->list(*c);
             arm(*c, now);
             wake_dependents(*c);
@@ -154,8 +159,9 @@ public:
         if (leases == 0) return retire_one(now, id, out);
         advance(now, out);
         auto* c = table_.find(id);
-        if (c == nullptr || !c->usable() || c->learned_capacity == leases) return;
-        c->learned_capacity = leases;
+        if (c == nullptr || !c->usable()) return;
+        c->key->learned_capacity = leases;
+        if (std::exchange(c->learned_capacity, leases) == leases) return;
         const auto allowed = std::min(leases, params_.leases_per_connection);
         if (leases < params_.leases_per_connection) {
             auto event = event_of(event_kind::limit_learned, *c);
@@ -181,7 +187,10 @@ public:
         advance(now, out);
         setbacks_.forget(key);
         look_again(back_off_book::endpoint_of(key));
-        if (const auto* k = table_.find_key(key)) return retire_all(k->all, close_reason::invalidated, now, out);
+        if (auto* k = table_.find_key(key)) {
+            k->learned_capacity = 0;
+            return retire_all(k->all, close_reason::invalidated, now, out);
+        }
         conclude(now, out);
     }
     /// A principal's label, also where it names only a part of the credentials, or a credentials' identity. Looks at every identity there is.
@@ -414,20 +423,9 @@ private:
         if (c.usable()) {
             if (c.is_expired(now)) return retire(c, close_reason::ttl, now, out);
             if (!c.probing && c.home->warm == nullptr && c.is_idle(now, params_.idle_timeout)) return retire(c, close_reason::idle, now, out);
-            if (!c.probing && c.leases == 0 && !c.is_healthy(now, params_.health_check_interval)) start_probe(c, out);
+            if (!c.probing && c.leases == 0 && !c.is_healthy(now, params_.health_check_interval)) start_probe(c, now, out);
         }
         arm(c, now);
-    }
-    void tell_long_leases(pooled_connection& c, instant now, actions& out) {
-        for (auto& slot : c.slots) {
-            if (slot.lease == 0 || slot.told || now < slot.since + instant{params_.max_lease_time}) continue;
-            slot.told = true;
-            for (auto* counters : {&totals_, &c.key->counters}) ++counters->long_leases;
-            auto event = event_of(event_kind::lease_too_long, c);
-            event.where = slot.where;
-            event.duration = now - slot.since;
-            announce(out, std::move(event));
-        }
     }
     /// It is not kept connected any more: its idle timeout counts again.
     void cool_down(door& d, instant now) {

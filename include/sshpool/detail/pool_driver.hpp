@@ -18,9 +18,11 @@
 #include <asio/strand.hpp>
 
 #include <atomic>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <optional>
 #include <random>
 #include <string>
@@ -198,8 +200,8 @@ private:
         if (follows) settle_later();
         if (!granted) return std::nullopt;
         auto result = make_lease(*granted, *connection);
-        if (connection->is_usable()) return result;
-        result.discard();  // it died since the core was last told
+        if (!result || connection->is_usable()) return result;
+        result->discard();  // it died since the core was last told
         return std::nullopt;
     }
 
@@ -218,9 +220,16 @@ private:
             return;
         }
         asking_ = &w;  // answered at once, as a rule: then it never enters the map
-        step(ask_core);
+        try {
+            step(ask_core);
+        } catch (...) {  // the core's own, or what an answer met
+            if (std::exchange(asking_, nullptr) != nullptr) keep(std::move(asked));
+            throw;
+        }
         if (std::exchange(asking_, nullptr) != nullptr) waiters_.emplace(w.id, std::move(asked));
     }
+    void keep(caller_pointer asked);
+    static error_info out_of_memory(const caller<Transport>& asked);
 
     template <class Step>
     void step(Step&& step) {
@@ -268,6 +277,7 @@ private:
         });
         std::optional<instant> next;
         bool empty = false;
+        std::exception_ptr failure;  // an answer's own: nobody else goes without theirs for it
         while (std::exchange(more_, false)) {
             {
                 const auto lock = lock_core();
@@ -275,7 +285,13 @@ private:
                 next = core_.next_deadline();
                 empty = core_.empty();
             }
-            for (auto& a : batch_) std::visit([this](auto& what) { this->perform(what); }, a);
+            for (auto& a : batch_) {
+                try {
+                    std::visit([this](auto& what) { this->perform(what); }, a);
+                } catch (...) {
+                    if (!failure) failure = std::current_exception();
+                }
+            }
             batch_.clear();
         }
         timer_.arm(next, *strand_, [self = this->shared_from_this()] { self->step([](pool_core& core, instant at, actions& out) { core.advance(at, out); }); });
@@ -284,6 +300,7 @@ private:
         } else if (!work_) {
             work_.emplace(executor_);
         }
+        if (failure) std::rethrow_exception(failure);
     }
     /// Has the strand carry out what a step on another thread has asked for.
     void settle_later() {
@@ -306,15 +323,7 @@ private:
 
     static instant heard_by(const Transport& t) { return std::chrono::duration_cast<instant>(t.last_heard().time_since_epoch()); }
 
-    lease_type make_lease(const act::grant& granted, Transport& connection) {
-        try {
-            auto share = std::make_shared<lease_share>(this->shared_from_this(), granted.connection, granted.lease);
-            return lease_type{connection.lend(share), std::move(share)};
-        } catch (...) {  // out of memory
-            step_now([&](pool_core& core, instant at, actions& out) { core.released(at, granted.connection, granted.lease, instant{}, out); });
-            throw;
-        }
-    }
+    std::optional<lease_type> make_lease(const act::grant& granted, Transport& connection);
 
     // Actions: pool_driver_actions.hpp -------------------------------------------------------------------------------------------
 
@@ -360,9 +369,13 @@ private:
             event<error_info>([id](pool_driver& self, const error_info& error) {
                 self.step([&](pool_core& core, instant at, actions& out) { core.lost(at, id, error, out); });
             }),
-            event<std::size_t>([id](pool_driver& self, std::size_t leases) {
-                self.step([&](pool_core& core, instant at, actions& out) { core.capacity(at, id, leases, out); });
-            }),
+            [weak = this->weak_from_this(), id, told = event<std::size_t>([id](pool_driver& self, std::size_t leases) {
+                                                    self.step([&](pool_core& core, instant at, actions& out) { core.capacity(at, id, leases, out); });
+                                                })](std::size_t leases) {
+                if (leases != 0) return told(leases);
+                // At once: a lease that comes back in this moment must not be lent again.
+                if (const auto self = weak.lock()) self->step_now([&](pool_core& core, instant at, actions& out) { core.capacity(at, id, leases, out); });
+            },
             [weak = this->weak_from_this()](std::chrono::nanoseconds took) {
                 const auto self = weak.lock();
                 if (self == nullptr) return;

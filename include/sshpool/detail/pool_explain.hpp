@@ -142,6 +142,10 @@ private:
         std::size_t listed = 0;
         for (const auto* d = key.doors.front(); d != nullptr; d = key.doors.after(*d)) tell_way(*d);
         for (const auto* c = key.all.front(); c != nullptr && ++listed <= most_listed; c = key.all.after(*c)) tell_connection(*c, several);
+        if (key.learned_capacity != 0 && key.all.empty()) {
+            line("the server allows a connection " + leases(key.learned_capacity) + " at once");
+            see("MaxSessions");
+        }
         if (key.all.size() > most_listed) line("and " + std::to_string(key.all.size() - most_listed) + " more connections");
         for (const auto* d = key.doors.front(); d != nullptr; d = key.doors.after(*d)) {
             if (!d->waiters.empty()) tell_queue(*d, several);
@@ -204,11 +208,12 @@ private:
         if (c.pins > 0) words += ", jump host of " + std::to_string(c.pins);
         line(words);
         if (c.learned_capacity != 0) {
-            further("the server allows it " + std::to_string(c.learned_capacity) + (c.learned_capacity == 1 ? " lease" : " leases") + " at once");
+            further("the server allows it " + leases(c.learned_capacity) + " at once");
             see("MaxSessions");
         }
         tell_holders(c);
     }
+    static std::string leases(std::size_t n) { return std::to_string(n) + (n == 1 ? " lease" : " leases"); }
     void tell_holders(const pooled_connection& c) {
         std::size_t listed = 0;
         for (const auto& slot : c.slots) {

@@ -184,7 +184,7 @@ private:
             }
             c = next;
         }
-        if (silent != nullptr && !silent->probing) start_probe(*silent, out);
+        if (silent != nullptr && !silent->probing) start_probe(*silent, now, out);
         return silent;
     }
     static std::size_t links_of(const route& way, const target& link) {

@@ -92,7 +92,7 @@ protected:
         ++handshakes_;
         ++c.host->handshakes;
         if (c.at_risk) ++c.host->at_risk;
-        out.emplace_back(act::open{c.id, c.to, c.via != nullptr ? c.via->id : 0});
+        out.emplace_back(act::open{c.id, c.to, c.via != nullptr ? c.via->id : 0, c.key->learned_capacity});
     }
     void finish_handshake(pooled_connection& c) {
         if (!std::exchange(c.handshaking, false)) return;
@@ -137,7 +137,8 @@ protected:
             return;
         }
         ++idle_;
-        c.capacity = params_.leases_per_connection;
+        c.learned_capacity = c.key->learned_capacity;
+        c.capacity = c.learned_capacity == 0 ? params_.leases_per_connection : std::min(c.learned_capacity, params_.leases_per_connection);
         if (params_.connection_ttl.count() > 0) {
             const auto ttl = instant{params_.connection_ttl};
             const auto shift = std::llround(static_cast<double>(ttl.count()) * params_.ttl_jitter * jitter_.draw());
@@ -202,8 +203,9 @@ protected:
 
     // --- probing
 
-    void start_probe(pooled_connection& c, actions& out) {
+    void start_probe(pooled_connection& c, instant now, actions& out) {
         c.probing = true;
+        c.probed_at = now;
         ++c.home->probing;
         c.home->unlist(c);
         out.emplace_back(act::probe{c.id});
@@ -217,6 +219,7 @@ protected:
     /// Lends it no more; closes it now or when its last lease and the last connection that runs through it have gone. These stay: what was opened through it
     /// is as good as before, and what is being opened tells by itself how that ended. Only an invalidation and a shutdown take them along.
     void retire(pooled_connection& c, close_reason reason, instant now, actions& out) {
+        if (reason == close_reason::invalidated) c.invalidated = true;
         if (c.state == connection_state::planned) return forget_planned(c, now, out);
         if (c.state == connection_state::opening) return close(c, reason, {}, now, out);
         if (c.state == connection_state::closing) return;

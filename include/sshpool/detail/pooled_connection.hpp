@@ -56,6 +56,7 @@ struct pooled_connection {
     connection_state state = connection_state::planned;
     bool unpooled = false;
     bool probing = false;
+    bool invalidated = false;  ///< maybe after it was retired for another reason
     bool handshaking = false;
     bool was_open = false;
     bool in_serving = false;
@@ -68,6 +69,7 @@ struct pooled_connection {
     std::size_t level = 0;
     std::size_t pins = 0;  ///< connections that run through this one, planned and closing ones included
     list_hook<pooled_connection> in_level, in_idle;
+    instant probed_at{};  ///< when the last probe began
     instant heard{};
     instant expires = instant::max();
     instant last_used{};
@@ -308,7 +310,8 @@ struct key_state {
     moving_mean hold_time;
     key_counters counters;
     failure_log failures;
-    std::string proven;  ///< the digest of the credentials that logged in last and were not refused since
+    std::size_t learned_capacity = 0;  ///< leases that the server allows one connection; 0: nothing was learned
+    std::string proven;                ///< the digest of the credentials that logged in last and were not refused since
     intrusive_list<pooled_connection, &pooled_connection::in_key> all;
     intrusive_list<door, &door::in_key> doors;
     parking at_limit{limit::key_connections, this};
