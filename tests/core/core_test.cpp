@@ -264,6 +264,10 @@ TEST_CASE("A server that speaks while its health check runs out of time lives", 
     w.pass(5s);
     CHECK(w.probed(1, false, w.now - 1s) == lines{"grant 2 connection 1"});
     CHECK(w.core.stats().health_check_failures == 0);
+    w.give_back(1);
+    w.give_back(2);
+    w.pass(31s);
+    CHECK(w.probed(1, false, w.now - 1ms) == lines{"close 1 (unhealthy)"});  // nobody uses it: one round trip takes too long there
 }
 
 TEST_CASE("A connection past its TTL is lent no more and closes when its last lease returns", "[core]") {

@@ -297,16 +297,15 @@ private:
         auto* c = some([](const conn& one) { return one.probing; });
         if (c == nullptr) return;
         const auto id = c->id;
-        const bool answered = !one_in(4);
-        const auto heard = now_ - ms(0, 30);
-        const bool lives = answered || heard > c->probed_at;
+        const bool lives = !one_in(4);
+        const auto heard = std::min(now_ - ms(0, 30), lives ? now_ : c->probed_at);  // whoever speaks without an answer: see core_test
         event(std::string{"probed "} + std::to_string(id) + (lives ? " lives" : " dead"), [&](actions& out) {
             c->probing = false;
             if (lives) c->heard = now_;
             if (lives) c->suspect = false;
             if (!lives) ++ref_.probe_failures;
             if (!lives) c->retired = true;
-            core_.probed(now_, id, answered ? error_info{} : error_info{make_error(errc::connection_lost), c->to.key(), "probe", "silent"}, heard, out);
+            core_.probed(now_, id, lives ? error_info{} : error_info{make_error(errc::connection_lost), c->to.key(), "probe", "silent"}, heard, out);
         });
     }
     void lose(conn& c) {

@@ -157,6 +157,14 @@ std::string says(const running_pool::run_outcome& r, bool right_output) {
     return r.ec.message();
 }
 
+/// A fault shows at once, or when the time is over that was given to what it hit. A busy server is tried three times more.
+std::chrono::milliseconds deadline_of(const std::string& outcome) {
+    constexpr auto slack = 2s * support::slowness;  // twelve cells at once, on two cores
+    if (outcome == "connect_timeout") return params_for(moment::banner).connect_timeout + slack;
+    if (outcome.starts_with("command_timeout")) return command_timeout + slack;
+    return outcome == "server_busy" ? 2 * slack : slack;
+}
+
 struct played {
     fault what{};
     moment when{};
@@ -219,6 +227,8 @@ public:
         check(std::chrono::steady_clock::now() < deadline, "the outcome came too late");
         const auto outcome = running_pool::finish(std::move(running));
         cell.took = std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() - start);
+        const auto allowed = deadline_of(says(outcome, true));
+        if (cell.took > allowed) check(false, "took longer than " + std::to_string(allowed.count()) + " ms");
         const auto right = when_ < moment::output ? outcome.result.out == "end\n" : output.ends_with(when_ == moment::output ? "end\n" : "begin\n");
         cell.got = says(outcome, right);
         cell.text = outcome.info.text;

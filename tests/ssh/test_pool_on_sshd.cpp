@@ -197,12 +197,13 @@ TEST_CASE("dead, silent and garbage servers give a typed error in time and delay
     }
     INFO(served << " commands on the healthy host meanwhile, the longest took " << longest << " s");
     CHECK(served > 5);
+    CHECK(longest < 1.0 * support::slowness);  // nobody waited for what ends after two seconds
     const auto ra = running_pool::finish(std::move(a)), rb = running_pool::finish(std::move(b)), rc = running_pool::finish(std::move(c)),
                rd = running_pool::finish(std::move(d));
     CHECK(std::chrono::steady_clock::now() - start < 4s * support::slowness);
     CHECK(ra.ec == errc::connect_timeout);
-    CHECK((rb.ec == errc::handshake_failed || rb.ec == errc::protocol_error || rb.ec == errc::connect_timeout));
-    CHECK((rc.ec == errc::handshake_failed || rc.ec == errc::protocol_error || rc.ec == errc::connect_timeout));
+    CHECK(rb.ec == errc::handshake_failed);
+    CHECK(rc.ec == errc::handshake_failed);
     CHECK(rd.ec == errc::connect_failed);
     for (const auto* r : {&ra, &rb, &rc, &rd}) {
         CHECK(r->ec == command_fate::not_started);

@@ -2,6 +2,7 @@
 #include <asio/bind_cancellation_slot.hpp>
 
 #include "ssh/channel_on_sshd.hpp"
+#include "ssh/pool_on_sshd.hpp"
 #include "support/self.hpp"
 
 using namespace sshpool;
@@ -43,6 +44,48 @@ TEST_CASE("a thousand timeouts in a row leak no channel, descriptor or byte, and
         CHECK(all.back());
     }
     talk();
+}
+
+TEST_CASE("connections that commands without an end fill up are replaced, a thousand commands long, and a neighbour on the first stays", "[ssh][pool]") {
+    support::sshd_server server;
+    pool_params params;
+    params.reap_grace = 20ms;
+    params.max_connections_per_host = 3;
+    running_pool p{params};
+    auto lease = end_of(p.pool.async_get_connection(to(server), as_end)).result;
+    auto neighbour = end_of(lease->async_open("cat", as_end)).result;
+    const auto talk = [&] {
+        CHECK(end_of(asio::async_write(neighbour, asio::buffer("ping", 4), as_end)).result == 4);
+        CHECK(read_exactly(neighbour, 4) == "ping");
+    };
+    talk();
+    std::size_t descriptors = 0;
+    std::size_t memory = 0;
+    std::size_t late = 0;
+    for (int i = 0; i < 250; ++i) {
+        std::vector<std::future<running_pool::run_outcome>> four;
+        for (int n = 0; n < 4; ++n) four.push_back(p.start(to(server), command{"exec sleep 600"}.timeout(20ms * support::slowness)));
+        for (auto& one : four) {
+            const auto r = running_pool::finish(std::move(one));
+            if (r.ec != errc::command_timeout || r.result.exit_status) ++late;
+        }
+        if (i % 25 == 0) talk();
+        if (i == 74) {
+            REQUIRE(support::wait_until([&] { return p.pool.get_stats().pool_size <= 2; }));
+            descriptors = support::open_descriptors();
+            memory = support::allocated_bytes();
+        }
+    }
+    CHECK(late == 0);
+    talk();
+    REQUIRE(support::wait_until([&] { return p.pool.get_stats().pool_size <= 2; }));
+    CHECK(support::open_descriptors() <= descriptors + 1);  // a connection that is about to be replaced, or not
+    CHECK(support::allocated_bytes() <= memory + (std::size_t{256} << 10U));
+    const auto s = p.pool.get_stats();
+    CHECK(s.connections_created >= 100);  // ten channels each
+    CHECK(s.connections_created == s.connections_closed.total() + s.pool_size);
+    neighbour.close();
+    lease.release();
 }
 
 TEST_CASE("a thousand channels that are left in the middle leak nothing either", "[ssh][channel]") {

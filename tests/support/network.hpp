@@ -65,6 +65,16 @@ public:
     /// Takes the cable between a namespace and the next one away, without a word to either side's programs.
     void cut_right_of(int place) const { ip({"-n", at(place), "link", "set", "right", "down"}); }
 
+    /// Every packet between a namespace and the next one is dropped on its way, as in a black hole: it goes to a card that nobody has.
+    void drop_right_of(int place) const {
+        ip({"-n", at(place), "neigh", "replace", left_address(place + 1), "lladdr", "02:00:00:00:00:99", "dev", "right", "nud", "permanent"});
+        ip({"-n", at(place + 1), "neigh", "replace", right_address(place), "lladdr", "02:00:00:00:00:99", "dev", "left", "nud", "permanent"});
+    }
+    void carry_right_of(int place) const {
+        ip({"-n", at(place), "neigh", "del", left_address(place + 1), "dev", "right"});
+        ip({"-n", at(place + 1), "neigh", "del", right_address(place), "dev", "left"});
+    }
+
 private:
     static void ip(std::vector<std::string> words) {
         words.insert(words.begin(), "ip");

@@ -123,14 +123,14 @@ public:
         conclude(now, out);
     }
 
-    /// The answer to a probe; an empty code: it lives, as it does when anything was heard since the probe began. What others still use is lent no more, and is
-    /// not taken from them: a network that stood still for some seconds may go on, and what is dead is lost soon enough.
+    /// The answer to a probe; an empty code: it lives. What others still use is not taken from them: it is lent no more, for a network that stood still for
+    /// some seconds may go on, and what is dead is lost soon enough; and where anything was heard since the probe began, it lives, too.
     void probed(instant now, connection_id id, const error_info& result, instant heard, actions& out) {
         advance(now, out);
         auto* c = table_.find(id);
         if (c == nullptr || !c->probing) return;
         stop_probe(*c);
-        if (result && heard <= c->probed_at) {
+        if (result && (c->unneeded() || heard <= c->probed_at)) {
             for (auto* counters : {&totals_, &c->key->counters}) ++counters->health_check_failures;
             c->key->failures.add(result, now);
             auto event = event_of(event_kind::probe_failed, *c);
