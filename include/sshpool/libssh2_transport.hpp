@@ -57,8 +57,8 @@ public:
         }
         detail::stream_connect_factory way;
         if (request.via) way = detail::through_tunnel(request.via->owner_, request.via->share_);
-        owner_->session->open({std::move(request.target), request.timeout, request.spare_channels, request.learned_leases, request.reap_grace,
-                               std::move(request.observer), std::move(way)},
+        owner_->session->open({std::move(request.target), request.timeout, request.spare_channels, request.reap_grace, std::move(request.observer),
+                               std::move(way), request.learned_leases},
                               std::move(done));
     }
     /// One round trip on a spare channel; where there is none, a channel-open. Where every channel is in use it succeeds without asking.

@@ -46,10 +46,10 @@ public:
         sshpool::target to;
         std::chrono::milliseconds timeout{};
         std::size_t spare_channels = 1;
-        std::size_t learned_leases = 0;
         std::chrono::milliseconds reap_grace{};
         connection_observer observer;
         stream_connect_factory way;  // none: over TCP
+        std::size_t learned_leases = 0;
     };
     using opened_handler = std::function<void(open_report)>;
 
