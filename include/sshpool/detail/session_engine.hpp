@@ -135,7 +135,7 @@ public:
         auto due = deadlines_.empty() ? engine_time::max() : deadlines_.begin()->first;
         if (opening_) due = std::min(due, opening_due());
         if (stage_ == session_stage::ready && may_open() && wants_channel() && !at_limit()) due = std::min(due, may_open_at());
-        if (!tainted_) due = std::min(due, oldest_zombie_due());
+        if (!tainted_ || only_the_dead_have_channels()) due = std::min(due, oldest_zombie_due());
         return due;
     }
 

@@ -324,8 +324,9 @@ inline void session_engine::taint() {
     if (std::exchange(tainted_, true)) return;
     capacity_news_ = 0;
 }
+/// While somebody waits for one.
 inline bool session_engine::only_the_dead_have_channels() const noexcept {
-    return !opening_ && spares_.empty() &&
+    return !waiting_.empty() && at_limit() && !opening_ && spares_.empty() &&
            std::none_of(active_.begin(), active_.end(), [](const auto& op) { return !op->answered_ && op->wants() == nullptr; });
 }
 
@@ -380,7 +381,7 @@ inline void session_engine::check_zombies(engine_time now) {
     freed_.erase(freed_.begin(), std::find_if(freed_.begin(), freed_.end(), [now](engine_time at) { return at + slot_pause > now; }));
     if (!limit_ && freed_.size() > most_channels) freed_.erase(freed_.begin(), freed_.end() - most_channels);
     if (tainted_) {
-        if (at_limit() && only_the_dead_have_channels()) turn_away(waiting_, "commands that do not end hold as many as the server allows", now);
+        if (only_the_dead_have_channels() && oldest_zombie_due() <= now) turn_away(waiting_, "commands that do not end hold as many as the server allows", now);
         return;
     }
     std::size_t dead = 0;
