@@ -22,7 +22,7 @@ start_fleet() {
     uid=$(id -u) gid=$(id -g)
     local become=(setpriv --pdeathsig KILL)
     if ((uid == 0)); then
-        uid=$((60706 + $$ % 478)) gid=$uid
+        uid=$((61106 + $$ % 78)) gid=$uid
         become=(setpriv --pdeathsig KILL --reuid "$uid" --regid "$gid" --clear-groups)
     fi
     mkdir "$work/home" "$work/log"
@@ -85,6 +85,10 @@ fleet_failed() {
 end_with_children() {
     local pid=$1 child
     for child in $(cat "/proc/$pid/task/$pid/children" 2>/dev/null || true); do end_with_children "$child"; done
-    kill -KILL "$pid" 2>/dev/null || true
-    wait "$pid" 2>/dev/null || true
+    # Not `wait`: a trap that interrupted a `wait` would now and then wait for ever, for a process that has ended.
+    disown "$pid" 2>/dev/null || true
+    for _ in {1..500}; do
+        kill -KILL "$pid" 2>/dev/null || break
+        sleep 0.01
+    done
 }
