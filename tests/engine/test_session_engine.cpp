@@ -1,15 +1,19 @@
-// The session engine over a plain socket, against a real sshd.
+// The session engine over a plain socket, against a real sshd; and once over memory, where the order of what the server says can be chosen.
+#include "engine/engine_in_memory.hpp"
 #include "engine/engine_on_socket.hpp"
 #include "support/catch.hpp"
 #include "support/sshd_server.hpp"
 
 #include <sshpool/error.hpp>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <random>
 #include <string>
+#include <string_view>
 #include <vector>
 
 using namespace engine_test;
@@ -120,6 +124,55 @@ TEST_CASE("eight commands issued at once on eight opened channels are all answer
             CHECK(ops[i]->result().exit_status == static_cast<int>(i));
         }
     }
+}
+
+TEST_CASE("eight commands on eight opened channels are all answered in every order that replies and channels may have to the polling") {
+    // The engine polls operations in the order of their submission, and to libssh2 one channel is as good as another: so it is the order of the replies that
+    // is varied, packet by packet among the channels, and where the pieces end in which they arrive.
+    namespace msg = support::ssh_message;
+    std::mt19937 random{7};
+    std::vector<std::size_t> first_answered(8);
+    for (int round = 0; round < 300; ++round) {
+        std::vector<std::uint32_t> asked;  // by the client's numbers, in the order of the requests
+        auto o = engine_in_memory::options();
+        o.spare_channels = 8;
+        engine_in_memory s(
+            [&](support::ssh_server_in_memory& server, std::string_view payload) {
+                if (static_cast<std::uint8_t>(payload.front()) == msg::channel_close) return true;
+                if (static_cast<std::uint8_t>(payload.front()) != msg::channel_request) return false;
+                asked.push_back(server.number_at_client(sshpool::detail::wire_reader{payload.substr(1)}.u32()));
+                return true;
+            },
+            std::move(o));
+        REQUIRE(s.become_ready());
+        REQUIRE(s.run_until([&] { return s.engine.spares() == 8; }));
+        std::vector<std::shared_ptr<recorded_exec>> ops;
+        for (int i = 0; i < 8; ++i) ops.push_back(s.submit("command " + std::to_string(i)));
+        REQUIRE(s.run_until([&] { return asked.size() == 8; }));
+        std::vector<std::deque<std::string>> replies;
+        std::vector<std::size_t> turns;
+        for (std::size_t i = 0; i < 8; ++i) {
+            const auto c = asked[i];
+            replies.push_back({support::ssh_packet(msg::channel_success, c), support::ssh_packet(msg::channel_data, c, "output " + std::to_string(i)),
+                               support::ssh_packet(msg::channel_eof, c), support::ssh_packet(msg::channel_request, c, "exit-status", false, std::uint32_t(i)),
+                               support::ssh_packet(msg::channel_close, c)});
+            turns.insert(turns.end(), replies.back().size(), i);
+        }
+        std::shuffle(turns.begin(), turns.end(), random);
+        ++first_answered[turns.front()];
+        for (const auto i : turns) {
+            s.server.say(replies[i].front());
+            replies[i].pop_front();
+            if (random() % 3 == 0) s.exchange();
+        }
+        REQUIRE(s.run_until([&] { return all_done(ops); }));
+        for (std::size_t i = 0; i < ops.size(); ++i) {
+            CHECK_FALSE(ops[i]->error());
+            CHECK(ops[i]->result().out == "output " + std::to_string(i));
+            CHECK(ops[i]->result().exit_status == static_cast<int>(i));
+        }
+    }
+    CHECK(std::count(first_answered.begin(), first_answered.end(), 0U) == 0);
 }
 
 TEST_CASE("an idle session answers the server's keepalives") {
