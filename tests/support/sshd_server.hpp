@@ -10,6 +10,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <memory>
@@ -218,8 +219,8 @@ private:
         return o;
     }
 
-    static constexpr unsigned first_user = 60706;  // 60706…61183 belong to nobody by systemd's plan of user numbers
-    static constexpr unsigned users = 478;
+    static constexpr unsigned first_user = 60706;  // 60706…61183 belong to nobody by systemd's plan of user numbers; the last 78 are for fleets (sshd_fleet.sh)
+    static constexpr unsigned users = 400;
     /// A number that no other server of this machine has: its owner kills whatever runs by that number. Taken by the name of a socket, which goes with it.
     struct reserved_user {
         unsigned number;
@@ -245,7 +246,9 @@ private:
         }
         throw std::runtime_error("no number of a user is free for a private sshd");
     }
+    /// SSHPOOL_TEST_SSHD names another one: an absolute path, which sshd itself asks for.
     static std::string sshd_path() {
+        if (const char* const chosen = std::getenv("SSHPOOL_TEST_SSHD")) return chosen;
         for (const char* path : {"/usr/sbin/sshd", "/usr/bin/sshd", "/usr/local/sbin/sshd"}) {
             if (::access(path, X_OK) == 0) return path;
         }
