@@ -37,7 +37,7 @@ namespace sshpool {
 /// context, after which it is not usable, and operations are dropped with their handlers.
 /// **Cancellation** (terminal, partial or total): the caller is answered with `errc::cancelled` at once; the channel is closed as soon as SSH
 /// allows. Where the server's process goes on without its channel, no client can stop it: libssh2 can send a signal from 1.11 on, and sshd
-/// then passes TERM on.
+/// then passes TERM on, and closes the output right after it: a program that writes as it ends may die of PIPE first.
 class libssh2_transport {
 public:
     explicit libssh2_transport(const asio::any_io_executor& executor) : owner_(std::make_shared<detail::session_owner>(detail::ssh_session::make(executor))) {}

@@ -16,6 +16,13 @@ pool_params with(void (*set)(pool_params&)) {
     return p;
 }
 
+/// Caller 1 holds connection 1, of which nothing was heard for longer than the health check interval.
+void let_fall_silent(core_world& w) {
+    w.ask(1, a);
+    w.opened(1);
+    w.pass(31s);
+}
+
 }  // namespace
 
 TEST_CASE("A hundred callers of one host cause one handshake", "[core]") {
@@ -220,9 +227,7 @@ TEST_CASE("A caller who will not wait gets what can be lent now, or nothing, and
 
 TEST_CASE("A connection that was silent for too long is probed before it is lent", "[core]") {
     core_world w{with([](pool_params& p) { p.idle_timeout = 0ms; })};
-    w.ask(1, a);
-    w.opened(1);
-    w.pass(31s);
+    let_fall_silent(w);
     w.ask(2, a);  // another lease on a silent connection
     CHECK(w.last.size() == 1);
     CHECK(std::get<act::probe>(w.last.front()).connection == 1);
@@ -242,9 +247,7 @@ TEST_CASE("A connection that was silent for too long is probed before it is lent
 
 TEST_CASE("A health check that fails takes nothing from those who use the connection", "[core]") {
     core_world w{with([](pool_params& p) { p.idle_timeout = 0ms; })};
-    w.ask(1, a);
-    w.opened(1);
-    w.pass(31s);
+    let_fall_silent(w);
     CHECK(w.ask(2, a) == lines{"probe 1"});
     w.pass(5s);
     CHECK(w.probed(1, false) == lines{"open 2 to root@a:22"});
@@ -257,9 +260,7 @@ TEST_CASE("A health check that fails takes nothing from those who use the connec
 
 TEST_CASE("A server that speaks while its health check runs out of time lives", "[core]") {
     core_world w{with([](pool_params& p) { p.idle_timeout = 0ms; })};
-    w.ask(1, a);
-    w.opened(1);
-    w.pass(31s);
+    let_fall_silent(w);
     CHECK(w.ask(2, a) == lines{"probe 1"});
     w.pass(5s);
     CHECK(w.probed(1, false, w.now - 1s) == lines{"grant 2 connection 1"});

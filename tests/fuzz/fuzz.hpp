@@ -9,7 +9,7 @@
 #include <string_view>
 #include <vector>
 
-/// What a fuzzer begins with. Each fuzzer makes its own, in code: there is no corpus to keep.
+/// What a fuzzer begins with, beside what is kept in tests/fuzz/corpus: each makes its own, in code.
 const std::vector<std::string>& seeds();
 
 extern "C" {

@@ -8,16 +8,22 @@
 using namespace sshpool;
 using namespace sshpool::test;
 
+namespace {
+
+/// With `cat` at the other end.
+void talk_with(channel& neighbour) {
+    CHECK(end_of(asio::async_write(neighbour, asio::buffer("ping", 4), as_end)).result == 4);
+    CHECK(read_exactly(neighbour, 4) == "ping");
+}
+
+}  // namespace
+
 TEST_CASE("a thousand timeouts in a row leak no channel, descriptor or byte, and no neighbour notices", "[ssh][channel]") {
     support::sshd_server server;
     running_transport t;
     REQUIRE_FALSE(t.open(to(server)).error);
     auto neighbour = open_channel(t, "cat");
-    const auto talk = [&] {
-        CHECK(end_of(asio::async_write(neighbour, asio::buffer("ping", 4), as_end)).result == 4);
-        CHECK(read_exactly(neighbour, 4) == "ping");
-    };
-    talk();
+    talk_with(neighbour);
     const auto processes = server.session_processes();
     std::size_t descriptors = 0;
     std::size_t memory = 0;
@@ -26,7 +32,7 @@ TEST_CASE("a thousand timeouts in a row leak no channel, descriptor or byte, and
         // Never ends by itself; without its channel it gets SIGPIPE. The limit falls before the start, before the reply and into the output.
         const auto end = t.run(command{"while :; do echo x; done"}.timeout(std::chrono::milliseconds{1 + i % 5}));
         if (end.ec != errc::command_timeout || end.result.exit_status) ++late;
-        if (i % 50 == 0) talk();
+        if (i % 50 == 0) talk_with(neighbour);
         if (i == 199) {
             descriptors = support::open_descriptors();
             memory = support::resident_bytes();
@@ -43,7 +49,7 @@ TEST_CASE("a thousand timeouts in a row leak no channel, descriptor or byte, and
         all.push_back(open_channel(t, command{"cat"}.timeout(20s)));
         CHECK(all.back());
     }
-    talk();
+    talk_with(neighbour);
 }
 
 TEST_CASE("connections that commands without an end fill up are replaced, a thousand commands long, and a neighbour on the first stays", "[ssh][pool]") {
@@ -54,22 +60,18 @@ TEST_CASE("connections that commands without an end fill up are replaced, a thou
     running_pool p{params};
     auto lease = end_of(p.pool.async_get_connection(to(server), as_end)).result;
     auto neighbour = end_of(lease->async_open("cat", as_end)).result;
-    const auto talk = [&] {
-        CHECK(end_of(asio::async_write(neighbour, asio::buffer("ping", 4), as_end)).result == 4);
-        CHECK(read_exactly(neighbour, 4) == "ping");
-    };
-    talk();
+    talk_with(neighbour);
     std::size_t descriptors = 0;
     std::size_t memory = 0;
     std::size_t late = 0;
     for (int i = 0; i < 250; ++i) {
         std::vector<std::future<running_pool::run_outcome>> four;
-        for (int n = 0; n < 4; ++n) four.push_back(p.start(to(server), command{"exec sleep 600"}.timeout(20ms * support::slowness)));
+        for (int n = 0; n < 4; ++n) four.push_back(p.start(to(server), command{"trap '' TERM; exec sleep 600"}.timeout(20ms * support::slowness)));
         for (auto& one : four) {
             const auto r = running_pool::finish(std::move(one));
             if (r.ec != errc::command_timeout || r.result.exit_status) ++late;
         }
-        if (i % 25 == 0) talk();
+        if (i % 25 == 0) talk_with(neighbour);
         if (i == 74) {
             REQUIRE(support::wait_until([&] { return p.pool.get_stats().pool_size <= 2; }));
             descriptors = support::open_descriptors();
@@ -77,7 +79,7 @@ TEST_CASE("connections that commands without an end fill up are replaced, a thou
         }
     }
     CHECK(late == 0);
-    talk();
+    talk_with(neighbour);
     REQUIRE(support::wait_until([&] { return p.pool.get_stats().pool_size <= 2; }));
     CHECK(support::open_descriptors() <= descriptors + 1);  // a connection that is about to be replaced, or not
     CHECK(support::allocated_bytes() <= memory + (std::size_t{256} << 10U));
@@ -86,6 +88,29 @@ TEST_CASE("connections that commands without an end fill up are replaced, a thou
     CHECK(s.connections_created == s.connections_closed.total() + s.pool_size);
     neighbour.close();
     lease.release();
+}
+
+TEST_CASE("a command that ran out of time is asked to end where libssh2 can signal, and then its connection stays; otherwise it is replaced",
+          "[ssh][transport]") {
+    support::sshd_server server;
+    running_transport t;
+    REQUIRE_FALSE(t.open(to(server), 10s, 1, 500ms).error);
+    // Its output is closed right after the signal: a shell that has something to say of its child's end then dies of SIGPIPE.
+    const auto slow =
+        t.run(command{"trap '' PIPE; trap 'echo >told; exit' TERM; touch begun; while :; do sleep 0.02; done"}.timeout(300ms * support::slowness));
+    CHECK((slow.ec == errc::command_timeout));
+    CHECK((slow.ec == command_fate::unknown));
+    REQUIRE(std::filesystem::exists(server.home() / "begun"));
+    const auto told = [&] { return std::filesystem::exists(server.home() / "told"); };
+    if (channel::can_signal) {
+        CHECK(support::wait_until(told));
+        std::this_thread::sleep_for(600ms);
+        CHECK(t.heard->last_capacity() != 0);
+    } else {
+        CHECK(support::wait_until([&] { return t.heard->last_capacity() == 0; }));
+        CHECK_FALSE(told());
+    }
+    CHECK(t.run("echo still").result.out == "still\n");
 }
 
 TEST_CASE("a thousand channels that are left in the middle leak nothing either", "[ssh][channel]") {

@@ -310,6 +310,7 @@ private:
     void channel_gone(bool is_own, engine_time now);
     void allow_memory() noexcept { io_.allow_memory(memory_session::base_memory + 2 * largest_window_ * (channels_ + own_channels_)); }
     void check_zombies(engine_time now);
+    bool has_too_many_dead(engine_time now) const noexcept;
     void drop_answered_waiters();
     LIBSSH2_CHANNEL* any_channel() const noexcept;
     bool wants_spare() const noexcept;

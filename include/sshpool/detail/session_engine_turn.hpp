@@ -117,8 +117,7 @@ inline void session_engine::pass(engine_time now) {
     if (broken_) return;
     if (may_open()) open_next(now);
     if (open_left_behind_) {
-        turn_away(waiting_, "it did not answer the last request for one", now);
-        turn_away(waiting_own_, "it did not answer the last request for one", now);
+        for (auto* const waiting : {&waiting_, &waiting_own_}) turn_away(*waiting, "it did not answer the last request for one", now);
         taint();
     }
     check_zombies(now);
@@ -380,17 +379,18 @@ inline engine_time session_engine::may_open_at() const noexcept {
 inline void session_engine::check_zombies(engine_time now) {
     freed_.erase(freed_.begin(), std::find_if(freed_.begin(), freed_.end(), [now](engine_time at) { return at + slot_pause > now; }));
     if (!limit_ && freed_.size() > most_channels) freed_.erase(freed_.begin(), freed_.end() - most_channels);
-    if (tainted_) {
-        if (only_the_dead_have_channels() && oldest_zombie_due() <= now) turn_away(waiting_, "commands that do not end hold as many as the server allows", now);
-        return;
-    }
+    if (!tainted_ && has_too_many_dead(now)) taint();
+    if (tainted_ && only_the_dead_have_channels() && oldest_zombie_due() <= now)
+        turn_away(waiting_, "commands that do not end hold as many as the server allows", now);
+}
+
+/// One that outlasted its grace, or half of what the server allows.
+inline bool session_engine::has_too_many_dead(engine_time now) const noexcept {
     std::size_t dead = 0;
     for (const auto& z : zombies_) dead += z.is_own ? 0 : 1;
     for (const auto& op : active_) dead += op->answered_ && !op->is_probe_ && op->wants() == nullptr ? 1 : 0;
     constexpr std::size_t usual_limit = 10;  // sshd's MaxSessions
-    if (oldest_zombie_due() > now && dead * 2 <= limit_.value_or(usual_limit)) return;
-    taint();
-    check_zombies(now);
+    return oldest_zombie_due() <= now || dead * 2 > limit_.value_or(usual_limit);
 }
 
 inline engine_time session_engine::oldest_zombie_due() const noexcept {
