@@ -261,7 +261,7 @@ TEST_CASE("a channel that stays unconfirmed past the grace period taints the ses
     o.reap_grace = std::chrono::milliseconds{200};
     engine_on_socket s(std::move(o), server.host(), server.port());
     REQUIRE(s.become_ready());
-    const auto op = s.submit(command{"sleep 20"}.timeout(std::chrono::milliseconds{100}));
+    const auto op = s.submit(command{"trap '' TERM; sleep 20"}.timeout(std::chrono::milliseconds{100}));
     REQUIRE(s.run_until([&] { return op->done; }));
     CHECK_FALSE(s.engine.is_tainted());
     REQUIRE(s.run_until([&] { return s.engine.is_tainted(); }));
