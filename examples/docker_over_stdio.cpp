@@ -1,5 +1,5 @@
-// Asks a Docker Engine for its version in HTTP, through `docker system dial-stdio` on its host. Usage: docker_over_stdio user@host[:port] private-key
-// [docker-host]
+// Asks a Docker Engine in HTTP whether it is well and then for its version, through one `docker system dial-stdio` on its host.
+// Usage: docker_over_stdio user@host[:port] private-key [docker-host]
 #include <sshpool/sshpool.hpp>
 
 #include <asio.hpp>
@@ -25,13 +25,20 @@ asio::awaitable<std::string> ask(sshpool::ssh_pool<>& pool, sshpool::target host
     const auto dial = sshpool::command::argv(docker);
     auto engine = co_await connection->async_open(dial, asio::use_awaitable);
 
+    const std::string ping = "HEAD /_ping HTTP/1.1\r\nHost: docker\r\n\r\n";  // its answer has no body, and the engine waits for the next request
     const std::string request = "GET " + path + " HTTP/1.1\r\nHost: docker\r\nConnection: close\r\n\r\n";
+    const auto is_good = [](const std::string& answer) { return answer.rfind("HTTP/1.1 200 ", 0) == 0; };
     std::string answer;
     std::error_code ec;
-    co_await asio::async_write(engine, asio::buffer(request), asio::redirect_error(asio::use_awaitable, ec));
-    if (!ec) co_await asio::async_read(engine, asio::dynamic_buffer(answer, largest_answer), asio::redirect_error(asio::use_awaitable, ec));
+    co_await asio::async_write(engine, asio::buffer(ping), asio::redirect_error(asio::use_awaitable, ec));
+    if (!ec) co_await asio::async_read_until(engine, asio::dynamic_buffer(answer, largest_answer), "\r\n\r\n", asio::redirect_error(asio::use_awaitable, ec));
+    if (!ec && is_good(answer)) {
+        answer.clear();
+        co_await asio::async_write(engine, asio::buffer(request), asio::redirect_error(asio::use_awaitable, ec));
+        if (!ec) co_await asio::async_read(engine, asio::dynamic_buffer(answer, largest_answer), asio::redirect_error(asio::use_awaitable, ec));
+        if (ec == asio::error::eof && is_good(answer)) co_return answer;
+    }
     if (ec && ec != asio::error::eof && ec != asio::error::broken_pipe) throw std::system_error(ec);
-    if (answer.rfind("HTTP/1.1 200 ", 0) == 0) co_return answer;
 
     std::string complaint;  // docker's own, where there is no engine
     co_await asio::async_read(engine.err(), asio::dynamic_buffer(complaint, largest_answer), asio::redirect_error(asio::use_awaitable, ec));

@@ -16,8 +16,8 @@ namespace {
 /// Wraps a command so that it ends with its input, and so with its channel or its connection.
 ///
 /// SSH does not promise that: the server closes the command's input and output and leaves the process alone. One that neither reads nor writes (a `sleep`, a
-/// quiet `tail -f`) runs on. So a second process waits for the end of the input, and then sends TERM. What ignores TERM, what has moved to a session of
-/// its own, and children that the command has started are beyond that; a container or a service manager on the host ends those too.
+/// `tail` of a pipe that nobody writes to) runs on. So a second process waits for the end of the input, and then sends TERM. What ignores TERM, what has moved
+/// to a session of its own, and children that the command has started are beyond that; a container or a service manager on the host ends those too.
 sshpool::command ending_with_its_input(const sshpool::command& what) {
     return "exec 3<&0; { " + what.line() +
            "\n} </dev/null 3<&- & job=$!; "                                     // a command in the background would read nothing anyway

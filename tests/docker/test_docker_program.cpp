@@ -308,6 +308,7 @@ TEST_CASE("HTTP over docker system dial-stdio tells the engine's version, or why
     const auto there = ask(engine.host());
     CHECK(there.out == "Docker Engine " + engine.run({"version", "--format", "{{.Server.Version}}"}));
     CHECK(there.status == 0);
+    CHECK(sshd.started_commands() == 1);  // both requests went through one
     const auto nowhere = ask("unix://" + (home / "no.sock").string());
     CHECK(nowhere.status == 1);
     CHECK(nowhere.out.find("no.sock") != std::string::npos);
