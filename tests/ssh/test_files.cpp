@@ -288,31 +288,39 @@ TEST_CASE("a subsystem that echoes, floods or keeps silent harms its own transfe
     }
 }
 
-TEST_CASE("a disk that takes no more leaves the old file and no half one", "[ssh][files]") {
-    std::string program;
-    for (const char* path : {"/usr/lib/openssh/sftp-server", "/usr/libexec/openssh/sftp-server", "/usr/lib/ssh/sftp-server", "/usr/libexec/sftp-server"}) {
-        if (::access(path, X_OK) == 0) program = path;
-    }
-    REQUIRE_FALSE(program.empty());  // the package openssh-sftp-server
-    // A limit on a file's size stands for the full disk: to the server both are a write that fails, and sftp has one word for them.
-    support::temp_dir dir;
-    fs::permissions(dir.path(), fs::perms{0755});
-    support::sshd_server::options o;
-    o.sftp = "/bin/sh " + (dir / "sftp").string();
-    support::sshd_server server(o);
-    std::string script = "trap '' XFSZ\nulimit -f 2048\n";
-    for (const auto& variable : server.environment()) script += "export " + variable + "\n";
-    support::write_file(dir / "sftp", script + "exec " + program + "\n");
-    fs::permissions(dir / "sftp", fs::perms{0644});
+TEST_CASE("a full disk, the server's or this machine's, leaves the old file and no half one", "[ssh][files]") {
+    if (!support::small_disk::is_possible()) SKIP_TEST("mounting a disk needs root");
+    const support::small_disk disk{2};
+    support::sshd_server server;
     running_transport t;
     REQUIRE_FALSE(t.open(to(server)).error);
-    REQUIRE_FALSE(write_to(t, "f", "old").get().ec);
-    const auto end = write_to(t, "f", pattern(5'000'000)).get();
-    INFO(end.info.text);
-    CHECK((end.ec == errc::file_failed));
-    CHECK_THAT(end.info.text, Catch::Contains("could not write \"f\": Failure") && Catch::Contains("full disk"));
-    CHECK(t.run("cat f; ls -A").result.out == "oldf\n");  // cleaned before the answer
-    CHECK_FALSE(write_to(t, "f", pattern(500'000)).get().ec);
+    support::write_file(server.home() / "large", pattern(5'000'000));
+    const auto name = (disk / "f").string();
+    SECTION("the server's") {
+        const auto small = pattern(500'000);
+        REQUIRE_FALSE(write_to(t, name, "old").get().ec);
+        const auto end = upload(t, server.home() / "large", name).get();
+        INFO(end.info.text);
+        CHECK((end.ec == errc::file_failed));
+        CHECK_THAT(end.info.text, Catch::Contains("could not write \"" + name + "\": Failure") && Catch::Contains("full disk"));
+        CHECK(t.run("head -c 99 " + name + "; ls -A " + disk.path().string()).result.out == "oldf\n");  // cleaned before the answer
+        REQUIRE_FALSE(write_to(t, name, small).get().ec);
+        CHECK((support::read_file(name) == small));
+    }
+    SECTION("this machine's") {
+        support::write_file(name, "old");
+        const auto end = download(t, "large", name).get();
+        INFO(end.info.text);
+        CHECK((end.ec == errc::local_file));
+        CHECK_THAT(end.info.text, Catch::Contains("cannot write " + name + ": No space left on device"));
+        CHECK(support::read_file(name) == "old");
+        CHECK(entries(disk.path()) == 1);  // cleaned before the answer
+        REQUIRE_FALSE(write_to(t, "small", "new").get().ec);
+        REQUIRE_FALSE(download(t, "small", name).get().ec);
+        CHECK(support::read_file(name) == "new");
+    }
+    CHECK(t.run("echo on").result.out == "on\n");
+    CHECK(t.heard->count_lost() == 0);
 }
 
 TEST_CASE("a connection that is cut in the middle leaves nothing under the real name", "[ssh][files]") {

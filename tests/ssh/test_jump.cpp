@@ -1,11 +1,11 @@
 // Targets behind jump hosts: real servers on loopback, and once in network namespaces where there is no other way.
 #include <algorithm>
 #include <atomic>
+#include <deque>
 #include <map>
 
-#include "ssh/pool_on_sshd.hpp"
+#include "ssh/pool_in_network.hpp"
 #include "ssh/transport_on_sshd.hpp"
-#include "support/network.hpp"
 
 using namespace sshpool;
 using namespace sshpool::test;
@@ -409,41 +409,37 @@ TEST_CASE("a jump host that refuses, or is away, fails those behind it at once a
     says(outcome.info.text, "the jump host " + away.key() + " could not be used");
 }
 
-TEST_CASE("an executor that only the bastion can reach is reached through it", "[ssh][jump][netns]") {
+TEST_CASE("an executor that only a bastion can reach is reached through it, and through two where that takes two", "[ssh][jump][netns]") {
     if (!support::network_row::is_possible()) SKIP_TEST("network namespaces need root");
-    support::network_row net(3);  // client, bastion, executor
-    support::sshd_server::options o;
-    o.netns = net.at(1);
-    o.addresses = {net.left_address(1)};
-    o.port = 2201;
-    support::sshd_server bastion(o);
-    o.netns = net.at(2);
-    o.addresses = {net.left_address(2)};
-    o.port = 2202;
-    support::sshd_server executor(o);
+    const int bastions = GENERATE(1, 2);
+    const support::network_row net(bastions + 2);  // client, bastions, executor
+    std::deque<support::sshd_server> servers;
+    std::vector<target> ways;  // to each server, through all before it
+    for (int place = 1; place <= bastions + 1; ++place) {
+        auto way = to(servers.emplace_back(server_at(net, place)));
+        if (!ways.empty()) way.via(ways.back());
+        ways.push_back(std::move(way));
+    }
     pool_params params;
-    params.connect_timeout = 3s;
+    params.connect_timeout = 3s * support::slowness;
     running_pool p(params);
-    std::promise<void> entered;
-    asio::post(p.io, [&] {  // its only thread
-        net.enter(0);
-        entered.set_value();
-    });
-    entered.get_future().get();
-    const auto jump = to(bastion);
-    const auto inside = to(executor);
-    const auto direct = p.run(inside, "true");
-    CHECK((direct.ec == errc::connect_failed));
-    auto through = inside;
-    const auto outcome = p.run(through.via(jump), "echo $SSH_CONNECTION");
+    enter_first(p, net);
+    const auto& through = ways.back();
+    const auto& last_bastion = ways[ways.size() - 2];
+    CHECK((p.run(to(servers.back()), "true").ec == errc::connect_failed));
+    if (bastions == 2) {
+        const auto one_too_few = p.run(to(servers.back()).via(ways.front()), "true");
+        CHECK((one_too_few.ec == errc::connect_failed));
+        says(one_too_few.info.text, "the jump host " + ways.front().key() + " could not open a connection");
+    }
+    const auto outcome = p.run(through, "echo $SSH_CONNECTION");
     INFO(outcome.info.text);
-    CHECK(outcome.result.out.starts_with(net.right_address(1) + " "));  // it sees the bastion, not the client
-    // The cable between bastion and executor is cut: no host answers, and the error says which hop it was.
-    net.cut_right_of(1);
+    CHECK(outcome.result.out.starts_with(net.right_address(bastions) + " "));  // it sees the last bastion, not the client
+    // The cable between the last bastion and the executor is cut: no host answers, and the error says which hop it was.
+    net.cut_right_of(bastions);
     p.pool.close_all();
     const auto cut = p.run(through, "true");
     CHECK((cut.ec == errc::connect_failed || cut.ec == errc::connect_timeout));
-    INFO(cut.info.text);
-    CHECK(cut.info.text.find("jump host") != std::string::npos);
-    CHECK(p.run(jump, "echo bastion").result.out == "bastion\n");
+    says(cut.info.text, "jump host " + last_bastion.key());
+    for (int i = 0; i < bastions; ++i) CHECK(p.run(ways[static_cast<std::size_t>(i)], "echo bastion").result.out == "bastion\n");
 }

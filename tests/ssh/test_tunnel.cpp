@@ -4,6 +4,8 @@
 #include <thread>
 
 #include "ssh/channel_on_sshd.hpp"
+#include "ssh/pool_in_network.hpp"
+#include "support/web_server.hpp"
 
 using namespace sshpool;
 using namespace sshpool::test;
@@ -153,4 +155,33 @@ TEST_CASE("a tunnel works where no spare channel is kept, and is cancelled and c
     REQUIRE(again);
     server.kill_sessions();
     CHECK((end_of(again.async_read_some(asio::buffer(bytes), as_end)).ec == errc::connection_lost));
+}
+
+TEST_CASE("a page that is served only inside the executor is fetched through the pool, and in no other way", "[ssh][tunnel][netns]") {
+    if (!support::network_row::is_possible()) SKIP_TEST("network namespaces need root");
+    const support::network_row net(2);  // client, executor
+    support::sshd_server executor(server_at(net, 1));
+    std::optional<support::web_server> web;  // as a notebook's: on the loopback address of its own machine
+    std::thread([&] {
+        net.enter(1);
+        web.emplace("a notebook\n");
+    }).join();
+    running_pool p;
+    enter_first(p, net);
+    for (const auto& host : {std::string{"127.0.0.1"}, executor.host()}) {
+        const asio::ip::tcp::endpoint there{asio::ip::make_address(host), web->port()};
+        const auto direct = asio::post(p.io, asio::use_future([&] {
+                                           std::error_code ec;
+                                           asio::ip::tcp::socket{p.io}.connect(there, ec);
+                                           return ec;
+                                       }))
+                                .get();
+        CHECK((direct == asio::error::connection_refused));
+    }
+    const auto connection = p.get(to(executor));
+    REQUIRE_FALSE(connection.ec);
+    auto page = end_of(connection.result->async_open_tcp("localhost", web->port(), as_end)).result;
+    REQUIRE(page);
+    CHECK_FALSE(end_of(asio::async_write(page, asio::buffer("GET / HTTP/1.0\r\n\r\n", 18), as_end)).ec);
+    CHECK_THAT(end_of(read_all(page)).result, Catch::StartsWith("HTTP/1.0 200 OK") && Catch::EndsWith("a notebook\n"));
 }

@@ -1,11 +1,15 @@
-// Runs a program against a private sshd: with_sshd [--expect STATUS] [--addresses N] [--config LINE]... program args...
+// Runs a program against a private sshd: with_sshd [--expect STATUS] [--none-left] [--addresses N] [--config LINE]... program args...
 // In the arguments {address}, {key}, {known_hosts}, {inventory}, {log} (sshd's own) and {web} (the port of a web server on loopback) are replaced; HOME is a
-// directory whose .ssh/known_hosts trusts the server. Ends with the program's own status, or 1 when that is not the one expected.
+// directory whose .ssh/known_hosts trusts the server. Ends with the program's own status, or 1 when that is not the one expected, or when with --none-left a
+// command that the program started runs on after it.
 #include "support/sshd_server.hpp"
 #include "support/web_server.hpp"
 
+#include <algorithm>
 #include <cstdlib>
 #include <exception>
+#include <filesystem>
+#include <fstream>
 #include <iostream>
 #include <stdexcept>
 #include <string>
@@ -18,9 +22,24 @@ void replace_all(std::string& text, const std::string& what, const std::string& 
     for (auto at = text.find(what); at != std::string::npos; at = text.find(what, at + by.size())) text.replace(at, what.size(), by);
 }
 
+/// Commands start in the server's home, and stay there when the session that they belonged to has gone.
+std::string commands_in(const std::filesystem::path& home) {
+    std::string found;
+    std::error_code ec;
+    for (const auto& entry : std::filesystem::directory_iterator("/proc", ec)) {
+        if (std::filesystem::read_symlink(entry.path() / "cwd", ec) != home) continue;
+        std::string words;
+        std::getline(std::ifstream(entry.path() / "cmdline"), words);
+        std::replace(words.begin(), words.end(), '\0', ' ');
+        found += words + "\n";
+    }
+    return found;
+}
+
 int run(std::vector<std::string> args) {
     support::sshd_server::options options;
     int expected = 0;
+    bool none_left = false;
     const auto take = [&] {
         if (args.size() < 3) throw std::invalid_argument("with_sshd: " + args.at(0) + " wants a value, and a program after it");
         auto value = args[1];
@@ -31,6 +50,9 @@ int run(std::vector<std::string> args) {
         if (args.empty()) throw std::invalid_argument("with_sshd: no program");
         if (args[0] == "--expect") {
             expected = std::stoi(take());
+        } else if (args[0] == "--none-left") {
+            none_left = true;
+            args.erase(args.begin());
         } else if (args[0] == "--config") {
             options.config.push_back(take());
         } else if (args[0] == "--addresses") {
@@ -60,6 +82,10 @@ int run(std::vector<std::string> args) {
     support::process child(args);
     const int status = child.wait(std::chrono::seconds{60});
     std::cout << child.output() << std::flush;
+    if (none_left && !support::wait_until([&] { return commands_in(server.home()).empty(); })) {
+        std::cout << args[0] << " ended with " << status << ", not without commands that run on:\n" << commands_in(server.home()) << std::flush;
+        return 1;
+    }
     if (status == expected) return 0;
     std::cout << args[0] << " ended with " << status << ", not " << expected << '\n' << server.log() << std::flush;
     return 1;
