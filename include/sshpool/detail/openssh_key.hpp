@@ -80,7 +80,7 @@ private:
     void refuse_unsupported(std::string_view type) const {
         if (type == "ssh-ed25519" || type == "ssh-rsa" || find_curve(type) != nullptr) return;
         if (type == "ssh-dss") throw key_error(name_ + " is a DSA key, which servers no longer accept: use an Ed25519 key");
-        if (type.starts_with("sk-")) throw key_error(name_ + " needs a hardware token (" + std::string{type.substr(0, 64)} + "): that is not supported");
+        if (type.starts_with("sk-")) throw key_error(name_ + " needs a hardware token (" + in_quotes(type) + "): that is not supported");
         throw key_error(name_ + " is of the unsupported type " + in_quotes(type) + ": use an Ed25519, ECDSA or RSA key");
     }
 
