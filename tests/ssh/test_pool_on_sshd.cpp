@@ -119,7 +119,7 @@ TEST_CASE("more hosts than max_connections: every command runs, connections are 
     CHECK(sshd.accepted_logins() <= 13);  // eviction at once would make about 130
 }
 
-TEST_CASE("a warm command costs one round trip", "[ssh][pool]") {
+TEST_CASE("a warm command costs one round trip", "[ssh][pool][round trips]") {
     support::sshd_server sshd;
     support::delay_proxy proxy{sshd.host(), sshd.port()};
     const auto where = through(proxy, sshd);
@@ -141,7 +141,7 @@ TEST_CASE("a warm command costs one round trip", "[ssh][pool]") {
     CHECK(trips[0] >= 0.99);
 }
 
-TEST_CASE("eight warm commands at once cost at most one and a half round trips with eight spare channels", "[ssh][pool]") {
+TEST_CASE("eight warm commands at once cost at most one and a half round trips with eight spare channels", "[ssh][pool][round trips]") {
     support::sshd_server sshd;
     support::delay_proxy proxy{sshd.host(), sshd.port()};
     const auto where = through(proxy, sshd);
