@@ -312,8 +312,8 @@ inline blocking_ssh_pool& get_ssh_pool() {
     return *process.pool;
 }
 
-/// Closes the process-wide pool as `blocking_ssh_pool::shutdown` does. Nothing happens when there is none.
-inline void close_ssh_pool(std::chrono::milliseconds grace = std::chrono::seconds{10}) {
+/// Closes the process-wide pool as `blocking_ssh_pool::shutdown` does, with so much time for what runs. Nothing happens when there is none.
+inline void close_ssh_pool_within(std::chrono::milliseconds grace) {
     auto& process = detail::process_pool::instance();
     std::shared_ptr<detail::blocking_engine> engine;  // this one, also where another thread makes the next meanwhile
     {
@@ -323,5 +323,8 @@ inline void close_ssh_pool(std::chrono::milliseconds grace = std::chrono::second
     }
     engine->close(grace);
 }
+
+/// The same, with 10 s; in a form that `std::atexit` takes.
+inline void close_ssh_pool() { close_ssh_pool_within(std::chrono::seconds{10}); }
 
 }  // namespace sshpool

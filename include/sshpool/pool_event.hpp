@@ -23,7 +23,7 @@ constexpr std::string_view to_string(close_reason r) noexcept {
     return names[static_cast<std::size_t>(r)];
 }
 
-/// How long each part of a connect took. A part that was not reached is zero.
+/// How long each part of a connect took. A part that was not done is zero: also that in which a connect failed, which took the rest of its time.
 struct connect_phases {
     std::chrono::nanoseconds resolve{};
     std::chrono::nanoseconds tcp{};

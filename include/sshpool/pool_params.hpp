@@ -45,7 +45,7 @@ struct pool_params {
     std::chrono::milliseconds reap_grace{2'000};  ///< a closed channel unconfirmed for longer: no new leases on its connection
     /// Told what happens, one event at a time and in order, by the threads that run the pool's executor, outside its strand: it may call the pool. What it
     /// throws comes out of the context's `run()`. Empty: nobody is told.
-    std::function<void(const pool_event&)> on_event;
+    std::function<void(const pool_event&)> on_event{};
 
     /// How often a login that sshd dropped before its banner is tried again, at growing pauses, before callers get `errc::server_busy`. A login
     /// that succeeds there starts the count anew. sshd drops 30 % at first (MaxStartups 10:30:100): three retries bring 99 of 100 through.

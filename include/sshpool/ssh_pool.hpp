@@ -1,6 +1,7 @@
 #pragma once
 
 #include <sshpool/command.hpp>
+#include <sshpool/detail/address.hpp>
 #include <sshpool/detail/pool_driver.hpp>
 #include <sshpool/detail/pool_run_op.hpp>
 #include <sshpool/detail/shutdown_op.hpp>
@@ -135,9 +136,10 @@ public:
         const std::vector<target> all(std::begin(targets), std::end(targets));
         driver_->step_now([&](auto& core, detail::instant at, detail::actions& out) { core.keep_warm(at, all, out); });
     }
-    /// Ends `keep_warm` for "user@host:port": its connections close when they have been idle for long enough.
+    /// Ends `keep_warm` for "user@host:port": its connections close when they have been idle for long enough. Here and below a key may be written in every
+    /// way that a `target` takes: upper case, without the port, an IPv6 address in full. A key that nobody has is no error.
     void forget_warm(std::string_view key) {
-        driver_->step_now([&](auto& core, detail::instant at, detail::actions& out) { core.forget_warm(at, key, out); });
+        driver_->step_now([name = detail::key_of(key)](auto& core, detail::instant at, detail::actions& out) { core.forget_warm(at, name, out); });
     }
 
     /// Lends a connection that is free and healthy at this moment. Never waits, never connects. One that was silent for too long is not lent: its probe is
@@ -150,7 +152,7 @@ public:
     /// from the moment this returns. Callers that wait get a new connection. What was learned of `key` is forgotten: that connects or logins failed, and
     /// how many channels its server allows.
     void invalidate(std::string_view key) {
-        driver_->step_now([&](auto& core, detail::instant at, detail::actions& out) { core.invalidate(at, key, out); });
+        driver_->step_now([name = detail::key_of(key)](auto& core, detail::instant at, detail::actions& out) { core.invalidate(at, name, out); });
     }
     /// The same for every connection whose `credentials::identity()` is `label`, also where only a part of its credentials (`credentials::or_else`) goes by
     /// that label: to be called when a key was revoked.
@@ -183,7 +185,7 @@ public:
     }
     /// The figures of one "user@host:port", without the time histograms; zeros for a key that the pool does not remember.
     pool_stats get_stats(std::string_view key) const {
-        return driver_->read([&](const auto& core) { return core.stats(key); });
+        return driver_->read([name = detail::key_of(key)](const auto& core) { return core.stats(name); });
     }
     /// What reads the figures without keeping the pool: for `pool_metrics`, and whoever else looks on from a place of their own.
     pool_watcher watch() const {
@@ -197,8 +199,9 @@ public:
     /// when, and which line of the program asked for it; what a queue waits for; the last failures of each sort with the server's own words, and the
     /// options of its sshd_config to look at. Also tells what is known of a host that has no connection. Holds no secret. To be read, not parsed.
     std::string explain(std::string_view key) const {
-        if (driver_->is_forked()) return detail::asked_in_a_child(std::string{key}).text;
-        return driver_->read([&](const auto& core) { return core.explain(key, driver_->now()); });
+        const auto name = detail::key_of(key);
+        if (driver_->is_forked()) return detail::asked_in_a_child(name).text;
+        return driver_->read([&](const auto& core) { return core.explain(name, driver_->now()); });
     }
 
 private:

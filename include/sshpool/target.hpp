@@ -109,7 +109,7 @@ inline std::array<std::string, detail::target_fields> detail::match_fields(const
 inline std::shared_ptr<const target::data> target::make(detail::target_parts parts) {
     data d{std::move(parts), {}, {}, {}, 0, 0};
     const auto& p = d.parts;
-    d.endpoint = (p.host.find(':') == std::string::npos ? p.host : '[' + p.host + ']') + ':' + std::to_string(p.port);
+    d.endpoint = detail::endpoint_text(p.host, p.port);
     d.key = p.user + '@' + d.endpoint;
     detail::field_digest all;
     for (const auto& field : detail::match_fields(p)) all.add(field);

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <array>
+#include <csignal>
 #include <cstdio>
 #include <functional>
 #include <map>
@@ -17,12 +18,14 @@ using namespace std::chrono_literals;
 
 namespace {
 
-enum class fate { done, not_started, unknown };
+/// `answered`: with a status or a signal, which is right only where the server's processes were killed. `none`: with nothing that says what became of it.
+enum class fate { done, not_started, unknown, answered, none };
+constexpr std::size_t fates = 5;
 
 class chaos {
 public:
     chaos(soak::fleet& f, std::size_t commands, std::uint64_t seed)
-        : fleet_(f), random_(seed), fates_(commands, fate::unknown), pool_(io_.get_executor(), params()) {}
+        : fleet_(f), random_(seed), fates_(commands, fate::none), pool_(io_.get_executor(), params()) {}
 
     void run() {
         constexpr std::size_t at_once = 4;  // of a host
@@ -73,8 +76,16 @@ private:
                 fates_[id] = fate::done;
             } else if (ec == command_fate::not_started) {
                 fates_[id] = fate::not_started;
+            } else if (ec == command_fate::unknown) {
+                fates_[id] = fate::unknown;
+            } else if (!ec && (r.exit_signal == "KILL" || r.exit_status == 128 + SIGKILL)) {
+                fates_[id] = fate::answered;
             }
-            if (ec || !r.ok()) ++errors[ec ? ec.message() : "ended with a signal or a status that is not 0"];
+            if (ec) {
+                ++errors[ec.message()];
+            } else if (!r.ok()) {
+                ++errors["ended with " + (r.exit_status ? "status " + std::to_string(*r.exit_status) : "signal " + r.exit_signal)];
+            }
             return ++ended_ == fates_.size();
         }();
         if (last) return pool_.async_shutdown(5s, [](std::error_code) {});
@@ -128,11 +139,11 @@ int main(int argc, char** argv) {
             at = end + 1;
         }
     }
-    std::array<std::size_t, 3> fates{}, there{};
+    std::array<std::size_t, fates> of{}, there{};
     std::size_t twice = 0;
     for (std::size_t id = 0; id < commands; ++id) {
         const auto f = static_cast<std::size_t>(world.fates()[id]);
-        ++fates[f];
+        ++of[f];
         there[f] += lines[id] > 0 ? 1 : 0;
         twice += lines[id] > 1 ? 1 : 0;
     }
@@ -143,12 +154,12 @@ int main(int argc, char** argv) {
         "broken, %zu times a server's session processes killed; %zu more cuts at a random byte\n",
         wrecker.done.cuts.load(), wrecker.done.while_running.load(), least(200), wrecker.done.refusals.load(), wrecker.done.broken_connects.load(),
         wrecker.done.kills.load(), wrecker.done.at_a_byte.load());
-    std::printf("done %zu: %zu lines are there\nnot_started %zu: %zu lines are there\nunknown %zu: %zu lines are there\n", fates[0], there[0], fates[1],
-                there[1], fates[2], there[2]);
+    constexpr std::array<const char*, fates> names{"done", "not_started", "unknown", "killed with the server", "without any fate"};
+    for (std::size_t f = 0; f < fates; ++f) std::printf("%s %zu: %zu lines are there\n", names[f], of[f], there[f]);
     std::printf("lines twice: %zu; lines of nobody: %zu\n", twice, strange);
     for (const auto& [text, count] : world.errors) std::printf("  %6zu x %s\n", count, text.c_str());
-    bool good = twice == 0 && strange == 0 && there[0] == fates[0] && there[1] == 0 && wrecker.done.while_running >= least(200);
-    for (const auto n : fates) good = good && n >= least(50);
+    bool good = twice == 0 && strange == 0 && there[0] == of[0] && there[1] == 0 && of[4] == 0 && wrecker.done.while_running >= least(200);
+    for (std::size_t f = 0; f < 3; ++f) good = good && of[f] >= least(50);
     std::printf("%s\n", good ? "every promise was kept" : "BROKEN");
     return good ? 0 : 1;
 }

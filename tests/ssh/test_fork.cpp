@@ -411,7 +411,7 @@ TEST_CASE("a child leaves its parent's blocking pools alone, and may have its ow
             pool->shutdown(1h);
             lease.release();
             pool.reset();
-            close_ssh_pool(1h);
+            close_ssh_pool_within(1h);
             return ok ? 0 : 1;
         };
     }

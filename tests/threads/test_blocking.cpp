@@ -5,6 +5,7 @@
 #include <atomic>
 #include <chrono>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 #include "ssh/pool_on_sshd.hpp"
@@ -161,7 +162,7 @@ TEST_CASE("close_ssh_pool ends the calls that wait with pool_closed, and tells o
     REQUIRE(sshd.wait_for_log("Starting session: command"));
     REQUIRE(support::wait_until([] { return get_ssh_pool().get_stats().waiting == 1; }));
     const auto from = std::chrono::steady_clock::now();
-    close_ssh_pool(100ms);
+    close_ssh_pool_within(100ms);
     connects.join();
     runs.join();
     CHECK(std::chrono::steady_clock::now() - from < 10s);
@@ -175,7 +176,8 @@ TEST_CASE("close_ssh_pool ends the calls that wait with pool_closed, and tells o
 
 TEST_CASE("the process-wide pool: made once, found everywhere, closed and made again", "[ssh][blocking]") {
     support::sshd_server sshd;
-    close_ssh_pool();  // there is none: nothing happens
+    static_assert(std::is_same_v<decltype(&close_ssh_pool), void (*)()>);  // for std::atexit
+    close_ssh_pool();                                                      // there is none: nothing happens
     pool_params params;
     params.max_connections = 7;
     auto& first = init_ssh_pool(params);

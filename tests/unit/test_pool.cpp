@@ -495,6 +495,23 @@ TEST_CASE("async_warm connects each target once, a bounded number at a time, and
     CHECK(f.pool->get_stats().idle == 9);
 }
 
+TEST_CASE("a key may be written in every way that an address may", "[pool]") {
+    const std::string_view written = GENERATE("root@Host", "root@HOST:22", "root@host", "root@host:22");
+    CAPTURE(std::string{written});
+    pool_fixture f;
+    f.give_back(f.get(host("host")));
+    f.pool->keep_warm(std::vector{host("host")});
+    f.settle();
+    CHECK(f.pool->get_stats(written).pool_size == 1);
+    CHECK(f.pool->explain(written) == f.pool->explain("root@host:22"));
+    f.pool->forget_warm(written);
+    f.pool->invalidate(written);
+    f.settle();
+    CHECK(f.network->live() == 0);
+    CHECK_FALSE(f.pool->explain("no address").empty());
+    f.pool->invalidate("no address");
+}
+
 TEST_CASE("invalidate ends idle connections now and leased ones when given back", "[pool]") {
     pool_fixture f{with([](pool_params& p) { p.leases_per_connection = 1; })};
     auto held = f.get(host("a"));

@@ -104,4 +104,20 @@ inline address parse_address(std::string_view text) {
     return {std::string{user}, std::move(host), parse_port(rest.substr(colon + 1), text)};
 }
 
+/// "host:port", IPv6 in brackets.
+inline std::string endpoint_text(std::string_view host, std::uint16_t port) {
+    const bool brackets = host.find(':') != std::string_view::npos;
+    return (brackets ? "[" : "") + std::string{host} + (brackets ? "]:" : ":") + std::to_string(port);
+}
+
+/// The key of whatever address is written, as `target::key` gives it. What is no address is nobody's key, and stays as it is.
+inline std::string key_of(std::string_view text) {
+    try {
+        const auto where = parse_address(text);
+        return where.user + '@' + endpoint_text(where.host, where.port);
+    } catch (const std::invalid_argument&) {
+        return std::string{text};
+    }
+}
+
 }  // namespace sshpool::detail
