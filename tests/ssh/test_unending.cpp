@@ -90,8 +90,7 @@ TEST_CASE("connections that commands without an end fill up are replaced, a thou
     lease.release();
 }
 
-TEST_CASE("a command that ran out of time is asked to end where libssh2 can signal, and its connection then stays, or else is replaced",
-          "[ssh][transport]") {
+TEST_CASE("a command that ran out of time is asked to end where libssh2 can signal, and its connection then stays, or else is replaced", "[ssh][transport]") {
     support::sshd_server server;
     running_transport t;
     REQUIRE_FALSE(t.open(to(server), 10s, 1, 500ms).error);
