@@ -2,8 +2,7 @@
 
 #include "engine/engine_on_socket.hpp"
 #include "ssh/channel_on_sshd.hpp"
-#include "ssh/pool_on_sshd.hpp"
-#include "support/network.hpp"
+#include "ssh/pool_in_network.hpp"
 
 #include <filesystem>
 
@@ -26,14 +25,6 @@ running_pool::run_outcome run_when_back(running_pool& p, const target& to, errc 
         return r.ec != errc::host_backing_off && r.ec != passing;
     });
     return r;
-}
-
-support::sshd_server::options in_namespace(const support::network_row& row, int place, const std::string& address) {
-    support::sshd_server::options o;
-    o.addresses = {address};
-    o.netns = row.at(place);
-    o.port = 22022;
-    return o;
 }
 
 /// Whether the libssh2 that is loaded was compiled with its assertions.
@@ -129,7 +120,7 @@ TEST_CASE("a server that comes back with a smaller MaxSessions gives no errors",
 TEST_CASE("a network that drops every packet costs a deadline, and nothing when it is back", "[fault][network]") {
     if (!support::network_row::is_possible()) SKIP_TEST("network namespaces need root");
     support::network_row row{2};
-    support::sshd_server sshd{in_namespace(row, 1, row.left_address(1))};
+    support::sshd_server sshd{server_at(row, 1)};
     running_pool::run_outcome before, running, fresh, after;
     std::exception_ptr failed;
     // Threads made by a thread stand in its namespace.
@@ -168,7 +159,7 @@ TEST_CASE("a network that drops every packet costs a deadline, and nothing when 
 TEST_CASE("whoever waits without a limit hears of a black hole in time, and whoever is slow on a whole network is waited for", "[fault][network]") {
     if (!support::network_row::is_possible()) SKIP_TEST("network namespaces need root");
     support::network_row row{3};  // the pool stands in the middle
-    support::sshd_server near{in_namespace(row, 0, row.right_address(0))}, far{in_namespace(row, 2, row.left_address(2))};
+    support::sshd_server near{server_at(row, 0, row.right_address(0))}, far{server_at(row, 2)};
     running_pool::run_outcome silent, slow;
     std::error_code fed;
     bool was_slow = false;

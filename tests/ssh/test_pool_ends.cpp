@@ -7,6 +7,7 @@
 
 #include "ssh/channel_on_sshd.hpp"
 #include "ssh/pool_on_sshd.hpp"
+#include "support/held_leases.hpp"
 #include "support/self.hpp"
 
 using namespace sshpool;
@@ -35,7 +36,7 @@ struct workplace {
 };
 
 /// A pool with connects, commands, a stream, a transfer and a host that is kept warm, all at the same time, and a thread that runs it.
-class busy_pool {
+class busy_pool : public support::held_leases<lease<libssh2_transport>> {
 public:
     explicit busy_pool(const workplace& place) {
         pool_params params;
@@ -66,25 +67,8 @@ public:
         io_.reset();
     }
     void drop_pool() { pool_.reset(); }
-    void drop_leases() { leases_.clear(); }
-    void drop_leases_elsewhere() {
-        std::thread{[this] { leases_.clear(); }}.join();
-    }
-    void discard_leases() {
-        for (auto& l : leases_) l.discard();
-    }
-    void drop_leases_unwinding() {
-        try {
-            const auto dying = std::exchange(leases_, {});
-            throw std::runtime_error("something else went wrong");
-        } catch (const std::runtime_error&) {
-        }
-    }
     void drop_stream() { stream_.close(); }
 
-    std::size_t live_leases() const {
-        return static_cast<std::size_t>(std::count_if(leases_.begin(), leases_.end(), [](const auto& l) { return static_cast<bool>(l); }));
-    }
     std::size_t asked() const noexcept { return answers_.size(); }
     std::size_t answered(int times) const {
         return static_cast<std::size_t>(std::count_if(answers_.begin(), answers_.end(), [&](const auto& a) { return *a == times; }));
@@ -139,7 +123,6 @@ private:
     bool uploading_ = false;
     std::unique_ptr<asio::io_context> io_ = std::make_unique<asio::io_context>();
     std::optional<ssh_pool<>> pool_;
-    std::vector<lease<libssh2_transport>> leases_;
     channel stream_;
     std::thread thread_;
 };

@@ -6,6 +6,7 @@
 #include <set>
 #include <thread>
 
+#include "support/held_leases.hpp"
 #include "support/wait.hpp"
 #include "unit/pool_fixture.hpp"
 
@@ -16,7 +17,7 @@ using answer = scripted_network::answer;
 namespace {
 
 /// A pool with everything in it that a pool can have, moment by moment, and whoever asked it for something.
-class life {
+class life : public support::held_leases<ssh_pool<scripted_transport, manual_clock>::lease_type> {
 public:
     static constexpr std::size_t moments = 17;
 
@@ -111,22 +112,6 @@ public:
         std::thread{[this] { end_io(); }}.join();
     }
 
-    // Ends of leases -----------------------------------------------------------------------------------------------------------
-    void drop_leases() { leases_.clear(); }
-    void drop_leases_elsewhere() {
-        std::thread{[this] { leases_.clear(); }}.join();
-    }
-    void discard_leases() {
-        for (auto& l : leases_) l.discard();
-    }
-    void drop_leases_unwinding() {
-        try {
-            const auto dying = std::exchange(leases_, {});
-            throw std::runtime_error("something else went wrong");
-        } catch (const std::runtime_error&) {
-        }
-    }
-
     /// What is under way ends.
     void settle_all() {
         network_->closes = answer::at_once;
@@ -136,9 +121,6 @@ public:
     std::size_t asked() const noexcept { return answers_.size(); }
     std::size_t unanswered() const { return number(0); }
     std::size_t answered_twice() const { return answers_.size() - number(0) - number(1); }
-    std::size_t live_leases() const {
-        return static_cast<std::size_t>(std::count_if(leases_.begin(), leases_.end(), [](const auto& l) { return static_cast<bool>(l); }));
-    }
     std::size_t live_connections() const { return network_->live(); }
     /// Whoever still holds a handler, the factory or the event callback.
     long held() const { return token_.use_count() - 1; }
@@ -177,7 +159,6 @@ private:
 
     std::shared_ptr<int> token_ = std::make_shared<int>(0);
     std::vector<std::shared_ptr<std::atomic<int>>> answers_;
-    std::vector<pool_type::lease_type> leases_;
     std::shared_ptr<scripted_network> network_ = std::make_shared<scripted_network>();
     std::unique_ptr<asio::io_context> io_ = std::make_unique<asio::io_context>();
     std::optional<pool_type> pool_;
