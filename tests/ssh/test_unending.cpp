@@ -84,8 +84,8 @@ TEST_CASE("connections that commands without an end fill up are replaced, a thou
     CHECK(support::open_descriptors() <= descriptors + 1);  // a connection that is about to be replaced, or not
     CHECK(support::allocated_bytes() <= memory + (std::size_t{256} << 10U));
     const auto s = p.pool.get_stats();
-    CHECK(s.connections_created >= 100);  // ten channels each
-    CHECK(s.connections_created == s.connections_closed.total() + s.pool_size);
+    CHECK(s.connections_created >= 100);                                               // ten channels each
+    CHECK(s.connections_created == s.connections_closed.total() + s.in_use + s.idle);  // one that is closing is in pool_size still
     neighbour.close();
     lease.release();
 }
