@@ -3,6 +3,7 @@
 #include "fuzz.hpp"
 
 #include "engine/engine_in_memory.hpp"
+#include "support/libssh2_leak.hpp"
 
 #include <sshpool/detail/channel_op.hpp>
 #include <sshpool/detail/direct_tcpip.hpp>
@@ -51,13 +52,7 @@ struct assertion_of_libssh2 {};
 
 }  // namespace
 
-extern "C" {
-/// libssh2 1.10 forgets the host key where the key exchange fails behind it: 376 bytes of OpenSSL's, which no session's memory contains.
-const char* __lsan_default_suppressions() { return "leak:libcrypto"; }
-const char* __lsan_default_options() { return "print_suppressions=0"; }
-
-[[noreturn]] void assertion_failed(const char* what, const char* file, unsigned line, const char* where) __asm__("__assert_fail");
-}
+extern "C" [[noreturn]] void assertion_failed(const char* what, const char* file, unsigned line, const char* where) __asm__("__assert_fail");
 void assertion_failed(const char* what, const char* file, unsigned line, const char* /*where*/) {
     if (std::string_view{what}.find("blocksize") != std::string_view::npos) throw assertion_of_libssh2{};
     std::cerr << file << ":" << line << ": assertion " << what << std::endl;
