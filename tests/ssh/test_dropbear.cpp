@@ -139,9 +139,10 @@ TEST_CASE("dropbear: a spare channel that the server closes is never used", "[ss
     REQUIRE_FALSE(t.open(through(server, proxy)).error);
     // It closes every channel that has no command when it hears that a child has ended, whether one has or not.
     REQUIRE(support::wait_until([&] { return server.session_process() > 0; }));
-    const auto before = proxy.bytes(support::direction::to_client);
+    const auto before = proxy.bytes(support::direction::to_server);
     REQUIRE(::kill(server.session_process(), SIGCHLD) == 0);
-    REQUIRE(support::wait_until([&] { return proxy.bytes(support::direction::to_client) > before; }));
+    // Its session has heard of it: a command that is on its way then ends dropbear.
+    REQUIRE(support::wait_until([&] { return proxy.bytes(support::direction::to_server) > before; }));
     for (int i = 0; i < 3; ++i) {
         const auto outcome = t.run("echo here");
         INFO(outcome.info.text << server.log());
