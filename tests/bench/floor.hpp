@@ -125,8 +125,9 @@ private:
             started_ = true;
         }
         while (to_send_ > 0) {
-            static const std::string block(std::size_t{256} << 10, 'x');
-            const auto n = libssh2_channel_write(running_, block.data(), static_cast<std::size_t>(std::min<std::uint64_t>(block.size(), to_send_)));
+            static const std::string block(std::size_t{256} << 10, 'x');  // all of it in turn, as a file is read
+            const auto at = static_cast<std::size_t>(to_send_ % block.size());
+            const auto n = libssh2_channel_write(running_, block.data() + (at == 0 ? 0 : block.size() - at), at == 0 ? block.size() : at);
             if (n == LIBSSH2_ERROR_EAGAIN) return false;
             if (n < 0) fail("write");
             to_send_ -= static_cast<std::uint64_t>(n);

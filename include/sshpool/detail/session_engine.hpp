@@ -43,7 +43,7 @@ struct engine_options {
 /// after every call, calls `advance` when `next_due` has come, and attends to `take_attention`.
 class session_engine {
 public:
-    static constexpr std::size_t high_water = std::size_t{256} << 10;             // unsent bytes above which writes wait, and nothing else
+    static constexpr std::size_t high_water = std::size_t{64} << 10;              // unsent bytes above which writes wait, and nothing else
     static constexpr std::size_t most_unsent = std::size_t{8} << 20;              // twice what all channels could want to send at once is far less
     static constexpr std::uint64_t greeting_allowance = std::uint64_t{64} << 10;  // bytes that a server may send before the key exchange has ended
     static constexpr std::uint64_t login_allowance = std::uint64_t{256} << 10;
@@ -241,7 +241,8 @@ public:
     std::optional<std::size_t> learned_limit() const noexcept { return limit_; }
     std::size_t memory_used() const noexcept { return io_.memory_used(); }
     bool is_tainted() const noexcept { return tainted_; }
-    bool heard_reply() const noexcept { return heard_reply_; }  // of any request on a channel, so far
+    bool has_operations() const noexcept { return !active_.empty(); }  // with a channel
+    bool heard_reply() const noexcept { return heard_reply_; }         // of any request on a channel, so far
 
     // For operations ----------------------------------------------------------------------------------------------------------
 

@@ -94,7 +94,7 @@ inline void ssh_session::on_readable() {
 }
 
 inline void ssh_session::flush() {
-    constexpr int writes_at_once = 4;  // other work on the strand, and other sessions on the thread, go on in between
+    constexpr int writes_at_once = 16;  // other work on the strand, and other sessions on the thread, go on in between
     for (int i = 0; io_->stream && !writing_; ++i) {
         if (outgoing_sent_ == outgoing_.size()) {
             outgoing_.clear();
@@ -116,7 +116,7 @@ inline void ssh_session::flush() {
         engine_->sending(outgoing_.size() - outgoing_sent_, clock::now());
     }
     constexpr std::size_t kept_room = 1024;  // of an idle session: more than a command's requests take
-    if (outgoing_.empty() && outgoing_.capacity() > kept_room) std::string{}.swap(outgoing_);
+    if (outgoing_.empty() && outgoing_.capacity() > kept_room && !engine_->has_operations()) std::string{}.swap(outgoing_);
 }
 
 inline void ssh_session::wait_writable() {
